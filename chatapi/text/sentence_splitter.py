@@ -36,7 +36,9 @@ _BREAK = re.compile(r"[,;:،؛–—](?=\s)|\s-(?=\s)|[，、；：—]")
 _ENDS = frozenset(".!?。！？؟।")
 _LIST_MARK = re.compile(r"(?:\d{1,2}|[A-Za-z]|[ivx]{1,4})\.")
 _DOTTED = re.compile(r"(?:[^\W\d_]\.){1,5}[^\W\d_]|Ph\.D")
-_UNIT = re.compile(r"\d(?: ?| ?-)(?:in|ft|yd|mi|oz|lbs?|gal|qt|tsp|tbsp|sec|secs|mins?|hrs?|yrs?|wks?|mos?|kg|km|cm|mm)\.$")
+_UNIT = re.compile(
+    r"\d(?: ?| ?-)(?:in|ft|yd|mi|oz|lbs?|gal|qt|tsp|tbsp|sec|secs|mins?|hrs?|yrs?|wks?|mos?|kg|km|cm|mm)\.$"
+)
 """A unit that is abbreviated with a full stop."""
 _WIDE = re.compile(r"[\u1100-\u11ff\u2e80-\u9fff\uac00-\ud7af\uf900-\ufaff\uff00-\uffef]")
 

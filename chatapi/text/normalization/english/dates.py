@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-from chatapi.text.normalization.english.numbers import any_of, applied, compiled, full_year, ordinal, year
+from chatapi.text.normalization.english.numbers import Rule, any_of, applied, compiled, full_year, ordinal, year
 from chatapi.text.normalization.english.times import clock
 
 _MONTHS = ["January", "February", "March", "April", "May", "June", "July", "August", "September", "October",
@@ -18,8 +18,8 @@ _SHORT_MONTH = any_of([*(month[:3] for month in _MONTHS if month != "May"), "Sep
 _CLOCK = r"(\d\d?):(\d\d)(?::(\d\d)(?:[.,]\d{1,9})?)?"
 _ZONE = r"(?: ?(Z|UTC|GMT)\b|([+-])(0\d|1[0-4]):?(\d\d))?"
 _BEFORE_A_DATE = (
-    r"(?:\b(?:due|dated|by|until|till|through|since|before|after|starting|expires|expired|on|[Dd]ay is|birthday is|date is|"
-    rf"deadline is|is due|from|week of)|(?:{_WEEKDAY})(?:day)?\.?,?) "
+    r"(?:\b(?:due|dated|by|until|till|through|since|before|after|starting|expires|expired|on|from|week of|"
+    rf"(?:[Dd]ay|birthday|date|deadline) is)|(?:{_WEEKDAY})\.?,?) "
 )
 YEAR_AFTER = frozenset(
     {"in", "since", "by", "from", "until", "till", "of", "year", "before", "after", "during", "to", "and", "early",
@@ -79,12 +79,12 @@ def _without_year(day_first: bool) -> Callable[[re.Match[str]], str]:
     return place
 
 
-def _month(found: re.Match[str]) -> str:
-    return next(month for month in _MONTHS if month.startswith((found[1] or found[2])[:3]))
+def _full_month(short: str) -> str:
+    return next(month for month in _MONTHS if month.startswith(short[:3]))
 
 
-def _weekday(found: re.Match[str]) -> str:
-    return next(day for day in _DAYS if day.startswith(found[1][:3]))
+def _full_weekday(short: str) -> str:
+    return next(day for day in _DAYS if day.startswith(short[:3]))
 
 
 def _day_and_month(found: re.Match[str]) -> str:
@@ -113,39 +113,71 @@ def _season(found: re.Match[str]) -> str:
     return f"{year(first)} to {year(second)}" if 1000 < first < second else found[0]
 
 
-_MONTH_AND_YEAR = (
-    (rf"\b(?:on )?({_WEEKDAY})\b\.?(?=,? (?:the )?(?:\d{{1,2}}\b|(?:{MONTH})\b))", lambda found: found[0].replace(found[0].removeprefix("on "), _weekday(found))),
-    (rf"\b({MONTH})\.?(?= (?:\d{{1,2}}|\d{{4}}|['’]\d\d)(?:st|nd|rd|th)?\b)|(?<=\d )({MONTH})\b\.?(?=,? \d{{4}}|[,;!?]|\.$|$| at\b)", _month),
-    (rf"(?<=\d )({_SHORT_MONTH})()\b", _month),
-    (rf"(?<=\b(?:in|of|by) )({_SHORT_MONTH})()\b(?!\.)|(?<=since )({_SHORT_MONTH})\b(?!\.)", lambda found: next(month for month in _MONTHS if month.startswith((found[1] or found[3])[:3]))),
-)  # fmt: skip
+def _month_range(found: re.Match[str]) -> str:
+    return f"{_full_month(found[1])} to {_full_month(found[2])}"
+
+
+def _weekday_range(found: re.Match[str]) -> str:
+    return f"{_full_weekday(found[1])} to {_full_weekday(found[2])}"
+
+
+def _short_year(found: re.Match[str]) -> str:
+    """Class of '24, summer of '69."""
+    return f"{found[1]} {year(full_year(found[2]))}"
+
+
 _FULL_MONTH = any_of(_MONTHS)
+_THEN_A_TIME = r"(,? (?=\d{1,2}:\d\d))?"
+_NO_SEASON = r"(?! (?:season|school|campaign|academic|budget|winter)\b)"
+_NO_FRACTION = r"(?! (?:of|cup|inch|tsp|tbsp|stars))"
+_SHORT_YEAR_AFTER = rf"{_FULL_MONTH}|[Cc]lass of|[Ss]ummer|[Ww]inter|[Ss]pring|[Ff]all|[Ii]n|[Ss]ince|of|from"
+_ISO: tuple[Rule, ...] = (
+    (rf"(?<![\w./-])(\d{{4}})([/-])(\d\d)\2(\d\d)(?:(?:T|,? ){_CLOCK}{_ZONE})?(?![\w-])", _iso),
+    (
+        rf"(?<![\w:.]){_CLOCK}(?: ?(Z)\b|(\+|(?<=:\d\d:\d\d)-)(0\d|1[0-4]):(\d\d))(?![\w:])",
+        lambda found: _clock_and_zone(found, 1),
+    ),
+)
+_WORDED: tuple[Rule, ...] = (
+    (rf"(?<![\w/.,-])((?:19|20)\d\d)-(0[1-9]|1[0-2])(?![\w-]|\.\d){_NO_SEASON}", _year_and_month),
+    (r"(?<![\w/.,-])(1\d\d\d|20\d\d)[-–/](\d\d)(?![\w–-]|[.,/]\d)", _season),
+    (rf"\b({_WEEKDAY})[-–]({_WEEKDAY})\b", _weekday_range),
+    (rf"\b({MONTH})[-–]({MONTH})\b(?! \d)", _month_range),
+    (rf"\b({_WEEKDAY})\b\.?(?=,? (?:the )?(?:\d{{1,2}}\b|(?:{MONTH})\b))", lambda found: _full_weekday(found[1])),
+    (rf"\b({MONTH})\.?(?= (?:\d{{1,2}}|\d{{4}}|['’]\d\d)(?:st|nd|rd|th)?\b)", lambda found: _full_month(found[1])),
+    (
+        rf"(?<=\d )({MONTH})\b\.?(?=,? \d{{4}}|[,;!?]|\.$|$| at\b)|(?<=\d )({_SHORT_MONTH})\b",
+        lambda found: _full_month(found[1] or found[2]),
+    ),
+    (
+        rf"(?<=\bin )({_SHORT_MONTH})\b(?!\.)|(?<=\bsince )({_SHORT_MONTH})\b(?!\.)",
+        lambda found: _full_month(found[1] or found[2]),
+    ),
+    (
+        rf"(?<![\w.,:/$-])(the )?(\d{{1,2}})(?: ?[-–] ?(\d{{1,2}}))? ({_FULL_MONTH})\b"
+        rf"(?:,? (\d{{4}})\b{_THEN_A_TIME})?",
+        _day_and_month,
+    ),
+    (rf"\b({_FULL_MONTH}) (\d{{1,2}})(?: ?[-–] ?(\d{{1,2}}))?(?!\w|[:.,–/-]\d)", _month_and_days),
+    (rf"(?<=\d[a-z][a-z]) ?[-–] ?(?=(?:{_FULL_MONTH}) \d)", " to "),
+    (rf"\b({_SHORT_YEAR_AFTER}) ['’](\d\d)(?!\w|['’])", _short_year),
+)
 
 
-def _rules(day_first: bool):  # type: ignore[no-untyped-def]
-    return compiled(
+def _numeric_rules(day_first: bool) -> tuple[Rule, ...]:
+    place = _numeric(day_first)
+    return (
+        (rf"(?<![\w/.-])(\d{{1,2}})([/.-])(\d{{1,2}})\2(\d{{4}})(?![\w/-]|\.\d){_THEN_A_TIME}", place),
+        (rf"(?<![\w/.-])(\d{{1,2}})(/)(\d{{1,2}})/(\d\d)(?![\w/]|[.-]\d){_THEN_A_TIME}", place),
+        (rf"(?<![\w/.-])(\d\d)([.-])(\d\d)\2(\d\d)(?![\w/-]|\.\d){_THEN_A_TIME}", place),
         (
-            (rf"(?<![\w./-])(\d{{4}})([/-])(\d\d)\2(\d\d)(?:(?:T|,? ){_CLOCK}{_ZONE})?(?![\w-])", _iso),
-            (rf"(?<![\w:.]){_CLOCK}(?: ?(Z)\b|(\+|(?<=:\d\d:\d\d)-)(0\d|1[0-4]):(\d\d))(?![\w:])", lambda found: _clock_and_zone(found, 1)),
-            (r"(?<![\w/.-])(\d{1,2})([/.-])(\d{1,2})\2(\d{4})(?![\w/-]|\.\d)(,? (?=\d{1,2}:\d\d))?", _numeric(day_first)),
-            (r"(?<![\w/.-])(\d{1,2})(/)(\d{1,2})/(\d\d)(?![\w/]|[.-]\d)(,? (?=\d{1,2}:\d\d))?", _numeric(day_first)),
-            (r"(?<![\w/.-])(\d\d)([.-])(\d\d)\2(\d\d)(?![\w/-]|\.\d)(,? (?=\d{1,2}:\d\d))?", _numeric(day_first)),
-            (rf"({_BEFORE_A_DATE})(\d{{1,2}})/(\d{{1,2}})(?![\w/]|[.-]\d| (?:of|cup|inch|tsp|tbsp|stars))", _without_year(day_first)),
-            (r"(?<![\w/.,-])((?:19|20)\d\d)-(0[1-9]|1[0-2])(?![\w-]|\.\d)(?! (?:season|school|campaign|academic|budget|winter))", _year_and_month),
-            (r"(?<![\w/.,-])(1\d\d\d|20\d\d)[-–/](\d\d)(?![\w–-]|[.,/]\d)", _season),
+            rf"({_BEFORE_A_DATE})(\d{{1,2}})/(\d{{1,2}})(?![\w/]|[.-]\d){_NO_FRACTION}",
+            _without_year(day_first),
         ),
-        _MONTH_AND_YEAR,
-        (
-            (rf"(?<![\w.,:/$-])(the )?(\d{{1,2}})(?: ?[-–] ?(\d{{1,2}}))? ({_FULL_MONTH})\b(?:,? (\d{{4}})\b(,? (?=\d{{1,2}}:\d\d))?)?", _day_and_month),
-            (rf"\b({_FULL_MONTH}) (\d{{1,2}})(?: ?[-–] ?(\d{{1,2}}))?(?!\w|[:.,–/-]\d)", _month_and_days),
-            (rf"(?<=\d[a-z][a-z]) ?[-–] ?(?=(?:{_FULL_MONTH}) \d)", " to "),
-            (rf"(?<=\b(?:class of|Class of) )['’](\d\d)(?!\w|['’])|(?<=\bseason of )['’](\d\d)\b", lambda found: year(full_year(found[1] or found[2]))),
-            (rf"\b((?:{_FULL_MONTH})|[Ss]ummer|[Ww]inter|[Ss]pring|[Ff]all|[Ii]n|[Ss]ince|of|from) ['’](\d\d)(?!\w|['’])", lambda found: f"{found[1]} {year(full_year(found[2]))}"),
-        ),
-    )  # fmt: skip
+    )
 
 
-_ORDERS = {day_first: _rules(day_first) for day_first in (False, True)}
+_ORDERS = {day_first: compiled(_ISO, _numeric_rules(day_first), _WORDED) for day_first in (False, True)}
 
 
 def _years(found: re.Match[str]) -> str:
@@ -153,7 +185,9 @@ def _years(found: re.Match[str]) -> str:
     word = before.strip(" ,'’\"“").lower()
     context = word in YEAR_AFTER or before[:1].isdigit() or re.fullmatch(r"[qh]\d|fy", word) is not None
     if number < 1100:
-        known = word in ("in", "since", "year") and not re.match(r" [a-z]{1,20}s\b", found.string[found.end() :][:24])
+        known = word in ("in", "since", "year") and not re.match(
+            r" [a-z]{1,20}s\b", found.string[found.end() : found.end() + 24]
+        )
         return before + (year(number) if known else found[2])
     if number % 100 == 0 and not context:
         return found[0]

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import re
 
-from chatapi.text.normalization.english.numbers import applied, below_hundred, compiled
+from chatapi.text.normalization.english.numbers import Rule, applied, below_hundred, compiled
 
-_PART = r"(?:early|late|mid|low|lower|upper|high|middle|roaring|swinging|teens and)"
-_OWNER = r"(?:the|his|her|their|my|our|your|its|in both)"
+_PART = r"(?:early|late|mid|low|lower|upper|high|middle|roaring|swinging)"
+_OWNER = r"(?:the|his|her|their|my|our|your|its|both)"
 _SINCE = rf"(?i:\b(?:{_OWNER}|{_PART})[ -])"
-_KIND = (
-    r"(?=[ -](?:music|hits?|songs?|rock|pop|disco|style|era|fashion|movies?|films?|bands?|part(?:y|ies)|vibes?|decor|kids?|"
-    r"playlists?|classics?|tunes?|icons?|sitcoms?|cartoons?|nostalgia|child)\b)"
+_OF_A_DECADE = (
+    r"(?=[ -](?:music|hits?|songs?|rock|pop|disco|style|era|fashion|movies?|films?|bands?|part(?:y|ies)|vibes?|decor|"
+    r"kids?|playlists?|classics?|tunes?|icons?|sitcoms?|cartoons?|nostalgia|child)\b)"
 )
-_LASTING = r"(?! (?:timer|timeout|window|delay|countdown|limit|break|interval|clip|rest|cooldown|penalty|timeouts)\b)"
-_WAITED = re.compile(
-    r"\b(?:wait|for|after|timeout|timeout:|took|takes|every|within|another|of only|exactly|limit) $", re.I
-)
+_NO_TIMER = r"(?! (?:timer|timeouts?|window|delay|countdown|limit|break|interval|clip|rest|cooldown|penalty)\b)"
+_WAITED = re.compile(r"\b(?:wait|timeout|timeout of|took|takes|within|exactly|every|interval|limit):? $", re.IGNORECASE)
+"""Before seconds."""
 
 
 def _tens(number: int) -> str:
@@ -45,23 +44,22 @@ def _hundreds(found: re.Match[str]) -> str:
     return f"{found[1]}{below_hundred(hundred)} {_tens(tens)}"
 
 
+_TENS = "|".join(_tens(number) for number in range(20, 100, 10))
 _AFTER_A_DECADE = (
-    rf"(?<=ies|nds|ens)((?:,? (?:and|or|to|through|into)(?: in)? |, | ?[-–] ?)(?:{_OWNER} )?(?:{_PART}[ -])?)"
-    r"['’]?([1-9]0)['’]?s\b"
+    rf"(\b(?:{_TENS}|hundreds|thousands|tens|[Tt]eens)(?:,? (?:and|or|to|through|into)(?: in)? |, | ?[-–] ?)"
+    rf"(?:{_OWNER} )?(?:{_PART}[ -])?)['’]?([1-9]0)['’]?s\b"
 )
-_RULES = compiled(
-    (
-        (r"(?<=\d0s) ?[-–] ?(?=\d{0,2}\d0s\b)", " to "),
-        (r"(?<![\w.,$])(1\d|20)([0-9]0)['’]?s\b", _century_decade),
-        (rf"({_SINCE}['’]?)([1-9]0)['’]?s\b{_LASTING}", lambda found: found[1].rstrip("'’") + _tens(int(found[2]))),
-        (rf"({_SINCE})([1-9]\d0)['’]?s\b{_LASTING}", _hundreds),
-        (r"(?<!\w)()['’]([2-9]0)s\b", _decade),
-        (rf"(?<![\w.,$:-])()([2-9]0)s{_KIND}", _decade),
-        (rf"(?<![\w.,$:-])([Hh]ighs? in the |[Ll]ows? in the )([2-9]0)s\b", _decade),
-        (r"(?<![\w.,$:-])()([2-9]0)s(?= (?:and|or|to|through) (?:the )?(?:early |low |mid[ -]|late )?[2-9]0s\b(?! timer))(?=[^.!?]{0,40}\b(?:music|decade|decades|age|temperatures|highs|lows|style)\b)", _decade),
-        *[(_AFTER_A_DECADE, _decade)] * 3,
-    )
-)  # fmt: skip
+_DECADES: tuple[Rule, ...] = (
+    (r"(?<=\d0s) ?[-–] ?(?=\d{0,2}\d0s\b)", " to "),
+    (r"(?<![\w.,$])(1\d|20)([0-9]0)['’]?s\b", _century_decade),
+    (rf"({_SINCE})['’]?([1-9]0)['’]?s\b{_NO_TIMER}", _decade),
+    (rf"({_SINCE})([1-9]\d0)['’]?s\b{_NO_TIMER}", _hundreds),
+    (r"(?<!\w)()['’]([2-9]0)s\b", _decade),
+    (rf"(?<![\w.,$:-])()([2-9]0)s{_OF_A_DECADE}", _decade),
+    (rf"(?<![\w.,$:-])()([2-9]0)s(?= (?:and|or|to) [2-9]0s{_OF_A_DECADE})", _decade),
+)
+_RULES = compiled(_DECADES, [(_AFTER_A_DECADE, _decade)] * 3)
+"""The last rule is for "the 20s, 30s and 40s"."""
 
 
 def decades_written_out(text: str) -> str:
