@@ -58,13 +58,13 @@ def word_set(words: str, between: str | None = None) -> frozenset[str]:
 
 
 BEFORE_A_NAME = word_set(
-    "Mr Mrs Ms Messrs Dr Prof St Mt Ft Rev Hon Gen Col Capt Lt Sgt Gov Maj Cmdr Cpl Sen Rep Pres Herr Hr Fr Sra Dra Mme Mlle Me "
-    "e.g i.e eg ie cf vs viz approx ca circa z.B d.h u.a s.u v.a bzw ggf vgl evtl incl inkl p.ej"
+    "Mr Mrs Ms Messrs Dr Prof St Mt Ft Rev Hon Gen Col Capt Lt Sgt Gov Maj Cmdr Cpl Sen Rep Pres Herr Hr Fr Sra Dra "
+    "Mme Mlle Me e.g i.e eg ie cf vs viz approx ca circa z.B d.h u.a s.u v.a bzw ggf vgl evtl incl inkl p.ej"
 )
 """Abbreviations that never end a sentence."""
 BEFORE_A_NUMBER = word_set(
-    "No no Nos nos Nr nr Num N n p P pp S Fig fig Figs Vol vol Ch ch Sec sec Art art Abb Kap Bd Eq eq Ver ver v Ep ep Apt apt "
-    "Ext ext Hwy Rte Rm"
+    "No no Nos nos Nr nr Num N n p P pp S Fig fig Figs Vol vol Ch ch Sec sec Art art Abb Kap Bd Eq eq Ver ver v "
+    "Ep ep Apt apt Ext ext Hwy Rte Rm"
 )
 """Abbreviations when a number follows, words otherwise."""
 MAY_END = word_set(

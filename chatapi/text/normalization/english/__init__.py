@@ -13,7 +13,7 @@ from chatapi.text.normalization.english.quantities import quantities_written_out
 from chatapi.text.normalization.english.times import halves_of_day_written_out, times_written_out
 from chatapi.text.normalization.english.words import halves_of_day_undotted, words_written_out
 
-_COUNTED = re.compile(r"\d|[NSEW][NSEW][EW]?|[€£¥₹%°]")
+_COUNTED = re.compile(r"\d|[NSEW][NSEW][EW]?|[€£¥₹%°]|[a-z][-–][A-Z]")
 
 
 def written_out(text: str, *, day_first: bool = False) -> str:

@@ -4,28 +4,38 @@ from __future__ import annotations
 
 import re
 
-from chatapi.text.normalization.english.numbers import applied, compiled, paired, spelled, year
+from chatapi.text.normalization.english.numbers import Rule, applied, compiled, paired, spelled, year
 
 EMERGENCY = "911|999|112|988|000|110|111|113|115|116|117|118|119|211|311|411|511|611|711|811"
 """Emergency and service numbers; others of three digits are quantities."""
 _CALLED = re.compile(
-    r"\b(?:call|calls|calling|called|dial|dials|dialing|dialed|emergency|hotline|text|ring|phone)\b", re.I
+    r"\b(?:call|calls|calling|called|dial|dials|dialing|dialed|emergency|hotline|text|ring|phone)\b", re.IGNORECASE
 )
 _OPERATED = re.compile(r"(?<![\w.,$-])911(?= (?:calls?|callers?|operators?|dispatch\w{0,6}|tapes?|recordings?)\b)")
-_QUESTION_OF_SIZE = r"(?! (?:people|times|customers|calls?\b(?! cent)|points|miles|km|dollars|percent|degrees))"
+_NO_COUNT = r"(?! (?:people|times|customers|points|miles|km|dollars|percent|degrees))"
 
-_SECRET = "PIN|pin|Pin|[Pp]asscode|[Pp]assword|OTP|[Zz][Ii][Pp](?: code)?|[Pp]ostcode|[Pp]ostal code|[Aa]rea code"
+_PRIVATE = (
+    "PIN|pin|Pin|[Pp]asscode|[Pp]assword|OTP|[Zz][Ii][Pp](?: code)?|[Pp]ostcode|[Pp]ostal code|[Aa]rea code|"
+    "(?<!rror )(?<!tatus )(?<!xit )[Cc]ode"
+)
+"""What is read digit by digit from three digits on; error codes are not."""
 _REFERENCE = (
     "(?:[Oo]rder|[Aa]ccount|[Tt]racking|[Cc]onfirmation|[Rr]eference|[Cc]ase|[Tt]icket|[Ss]erial|[Mm]ember(?:ship)?|"
     "[Ii]nvoice|[Bb]ooking|[Pp]olicy|[Rr]outing|[Ff]lyer|[Ll]icense|[Pp]assport|[Cc]ustomer|[Pp]hone|[Cc]ard|[Bb]adge|"
     "[Ii]D|[Cc]ell|[Ff]ax|[Mm]eter|[Pp]art|[Mm]odel)(?: (?:number|no\\.?|ID|id|code))?|[Nn]umber|ID|ending in|SSN"
 )
+"""The same from four digits on."""
 _LINK = r"(?:(?:,? (?:is|was|of|to|for [a-z]{1,20} is|number|no\.?|now)|:| =| #|#){1,3}) ?| "
+_PRIVATE_DIGITS = r"\d{3,10}(?:[ -]\d{2,6}){0,3}|\d\d(?:-\d\d){1,3}"
+_REFERENCE_DIGITS = r"\d{4,20}(?:[ -]\d{3,6}){0,3}"
+_NO_NUMBER_AFTER = r"(?![\w%]|[.,:/-]\d)"
 _NAMED = (
-    "Flight|[Ff]light|Boeing|Airbus|Porsche|[Rr]oom|Suite|suite|Apartment|apartment|Apt\\.?|Highway|highway|Hwy|"
-    "Interstate|Route|[Bb]us|Unit|Area|Studio|[Ee]rror|[Ee]rror code|HTTP|[Ss]tatus|Channel|channel|Locker|locker"
+    "[Ff]light|Boeing|Airbus|Porsche|[Rr]oom|[Ss]uite|[Aa]partment|Apt\\.?|[Hh]ighway|Hwy|Interstate|Route|[Bb]us|Unit|"
+    "Area|Studio|[Ee]rror(?: code)?|HTTP|[Ss]tatus|[Cc]hannel|[Ll]ocker"
 )
-_SOFTWARE = "Python|Ubuntu|iOS|iPadOS|Android|macOS|Debian|Fedora|Node(?:\\.js)?|Go|Java|PHP|Ruby|Linux|Kernel|kernel|[Vv]ersion"
+_SOFTWARE = (
+    "Python|Ubuntu|iOS|iPadOS|Android|macOS|Debian|Fedora|Node(?:\\.js)?|Go|Java|PHP|Ruby|Linux|[Kk]ernel|[Vv]ersion"
+)
 _STREET = "Street|St|Avenue|Ave|Road|Rd|Boulevard|Blvd|Drive|Dr|Lane|Ln|Way|Court|Ct|Place|Pl|Square|Terrace|Highway"
 
 
@@ -66,64 +76,68 @@ def _code(found: re.Match[str]) -> str:
     return found[1] + found[2] + spelled(found[3])
 
 
+def _extension(found: re.Match[str]) -> str:
+    return f"extension {spelled(found[2]) if len(found[2]) > 2 else found[2]}"
+
+
 def _emergency(text: str) -> str:
     """Emergency numbers, where the text is about calling."""
     text = _OPERATED.sub("9 1 1", text)
-    if not _CALLED.search(text):
-        return text
-    return re.sub(
-        rf"(?<![\w.,$€£:/-])({EMERGENCY})(?![\w%°:/-]|[.,]\d){_QUESTION_OF_SIZE}", lambda found: spelled(found[1]), text
-    )
+    return _SERVICE.sub(lambda found: spelled(found[1]), text) if _CALLED.search(text) else text
 
 
-def _letters_and_digits(found: re.Match[str]) -> str:
-    """A tracking or serial number, character by character."""
-    return " ".join(found[0])
+def _paired_name(found: re.Match[str]) -> str:
+    """Flight 370, A320: three seventy, three twenty."""
+    return f"{found[1]} {paired(int(found[2]))}"
 
 
-_RULES = compiled(
+_SERVICE = re.compile(rf"(?<![\w.,$€£:/-])({EMERGENCY})(?![\w%°:/-]|[.,]\d){_NO_COUNT}")
+_TELEPHONE: tuple[Rule, ...] = (
+    (r"(?<![\w.+-])\+\d{1,3}(?:[ .-]?\(?\d{2,4}\)?){2,5}(?![\w-])", _phone),
+    (r"(?<![\w.-])(?:1[ .-]?)?(?:\(\d{3}\) ?|\d{3}[ .-])\d{3}[ .-]\d{4}(?![\w-])", _phone),
+    (r"(?<![\w.-])((?:1[-. ])?8\d\d)-([A-Z][A-Z0-9]{1,9}(?:-[A-Z0-9]{2,9}){0,2})\b", _vanity),
+    (r"(?<!\w)\(0\d{1,5}\) ?\d{2,8}(?:[ -]\d{2,8}){0,3}(?![\w-])", _phone),
+    (r"(?<![\w.-])(?:\d{3}-\d{4}|\d{3}-\d\d-\d{4}|0\d{2,4}(?:[ -]\d{3,8}){1,3})(?![\w-])", _phone),
+    (r"(?<![\w.,-])(?:\d{4}[ -]){3}\d{4}(?![\w-])", _phone),
+    (r"(?<![\w.,$€£-])(?:0\d{6,19}|\d{10,20})(?![.,]\d|\w)", _phone),
+    (r"\b([Ee]xt|extn|[Ee]xtension)\.? ?(\d{1,6})(?![\w.,]\d)", _extension),
+)
+_CODES: tuple[Rule, ...] = (
+    (rf"\b({_PRIVATE})({_LINK})({_PRIVATE_DIGITS}){_NO_NUMBER_AFTER}", _code),
+    (rf"\b({_REFERENCE})({_LINK})({_REFERENCE_DIGITS}){_NO_NUMBER_AFTER}", _code),
+    (r"\b([Tt]ext|SMS)( [\"“']?[A-Za-z]{1,20}[\"”']? to )(\d{4,6})\b", _code),
+    (r"\b([A-Z]{2,6})-(\d{5,12})\b", lambda found: f"{found[1]} {spelled(found[2])}"),
+    # A tracking or serial number, character by character.
     (
-        (r"(?<![\w.+-])\+\d{1,3}(?:[ .-]?\(?\d{2,4}\)?){2,5}(?![\w-])", _phone),
-        (r"(?<![\w.-])(?:1[ .-]?)?(?:\(\d{3}\) ?|\d{3}[ .-])\d{3}[ .-]\d{4}(?![\w-])", _phone),
-        (r"(?<![\w.-])((?:1[-. ])?8\d\d)-([A-Z][A-Z0-9]{1,9}(?:-[A-Z0-9]{2,9}){0,2})\b", _vanity),
-        (r"(?<!\w)\(0\d{1,5}\) ?\d{2,8}(?:[ -]\d{2,8}){0,3}(?![\w-])", _phone),
-        (r"(?<![\w.-])(?:\d{3}-\d{4}|\d{3}-\d\d-\d{4}|0\d{2,4}(?:[ -]\d{3,8}){1,3})(?![\w-])", _phone),
-        (r"(?<![\w.,-])(?:\d{4}[ -]){3}\d{4}(?![\w-])", lambda found: spelled(found[0])),
-        (r"(?<![\w.,$€£-])(?:0\d{6,19}|\d{10,20})(?![.,]\d|\w)", _phone),
-        (rf"\b({_SECRET})({_LINK})(\d{{3,10}}(?:[ -]\d{{2,6}}){{0,3}}|\d\d(?:-\d\d){{1,3}})(?![\w%]|[.,:/-]\d)", _code),
-        (r"(?<!rror )(?<!tatus )(?<!xit )\b([Cc]ode)(" + _LINK + r")(\d{3,10}(?:[ -]\d{3,6}){0,2}|\d\d(?:-\d\d){1,3})(?![\w%]|[.,:/-]\d)", _code),
-        (rf"\b({_REFERENCE})({_LINK})(\d{{4,20}}(?:[ -]\d{{3,6}}){{0,3}})(?![\w%]|[.,:/-]\d)", _code),
-        (r"\b(ext|Ext|extn|extension|Extension)\.? ?(\d{1,6})(?![\w.,]\d)",
-         lambda found: f"extension {spelled(found[2]) if len(found[2]) > 2 else found[2]}"),
-        (r"\b([Tt]ext|SMS)( [\"“']?[A-Za-z]{1,20}[\"”']? to )(\d{4,6})\b", _code),
-        (r"\b([A-Z]{2,6})-(\d{5,12})\b", lambda found: f"{found[1]} {spelled(found[2])}"),
-        (r"(?<![\w.-])(?=[A-Z0-9]{0,20}\d{5})(?=[A-Z0-9]{0,20}[A-Z])[A-Z0-9]{8,40}(?![\w-])", _letters_and_digits),
-        (r"(?<![\w.])((?:\d{1,3}\.){3}\d{1,3})(?::(\d{1,5})|/(\d{1,2}))?(?!\.?\w)", _host),
-    )
-)  # fmt: skip
-_VERSIONS = compiled(
+        r"(?<![\w.-])(?=[A-Z0-9]{0,20}\d{5})(?=[A-Z0-9]{0,20}[A-Z])[A-Z0-9]{8,40}(?![\w-])",
+        lambda found: " ".join(found[0]),
+    ),
+    (r"(?<![\w.])((?:\d{1,3}\.){3}\d{1,3})(?::(\d{1,5})|/(\d{1,2}))?(?!\.?\w)", _host),
+    (r"(?<=\blocalhost):(?=\d)", " port "),
+)
+_NAMES: tuple[Rule, ...] = (
+    (r"(?<![\w.])[vV](?=\d{1,4}\.\d)", "version "),
+    (rf"\b({_SOFTWARE}) (\d{{1,4}})\.(\d\d)(?![\w.]\d|\w)", _minor),
+    (r"(?<![\w.])\d{1,5}(?:\.\d{1,5}){2,5}(?!\.?\w)", _groups),
+    (rf"\b({_NAMED}) (\d{{3,4}})(?![\w%°]|[.,:/-]\d)", _paired_name),
+    (r"\b(7[0-8]7) (MAX|Max|Dreamliner)\b", lambda found: f"{paired(int(found[1]))} {found[2].capitalize()}"),
+    (r"\b([Ff]light [A-Z]{2}) ?(\d{3,4})\b", _paired_name),
+    (r"\bI-(\d{1,3})\b", lambda found: f"I {paired(int(found[1])) if len(found[1]) > 2 else found[1]}"),
+    (r"\b(A)(3[1-9]\d)(?![\w.,]\d|\w)", _paired_name),
+    (r"(?<![\w.,])(\d{3,4})([pi])(?!\w)", lambda found: f"{paired(int(found[1]))} {found[2]}"),
     (
-        (r"(?<![\w.])[vV](?=\d{1,4}\.\d)", "version "),
-        (rf"\b({_SOFTWARE}) (\d{{1,4}})\.(\d\d)(?![\w.]\d|\w)", _minor),
-        (r"(?<![\w.])\d{1,5}(?:\.\d{1,5}){2,5}(?!\.?\w)", _groups),
-        (rf"\b({_NAMED}) (\d{{3,4}})(?![\w%°]|[.,:/-]\d)", lambda found: f"{found[1]} {paired(int(found[2]))}"),
-        (r"\b(7[0-8]7) (MAX|Max|Dreamliner)\b", lambda found: f"{paired(int(found[1]))} {found[2].capitalize()}"),
-        (r"\b([Ff]light [A-Z]{2}) ?(\d{3,4})\b", lambda found: f"{found[1]} {paired(int(found[2]))}"),
-        (r"(?<=\blocalhost):(?=\d)", " port "),
-        (r"\bI-(\d{1,3})\b", lambda found: f"I {paired(int(found[1])) if len(found[1]) > 2 else found[1]}"),
-        (r"\bA(3[1-9]\d)(?![\w.,]\d|\w)", lambda found: f"A {paired(int(found[1]))}"),
-        (r"(?<![\w.,])(\d{3,4})([pi])(?!\w)", lambda found: f"{paired(int(found[1]))} {found[2]}"),
-        (rf"(?<![\w.,$-])(\d{{3,4}})(?= (?:[NSEW]\.? )?(?:[A-Z][a-z]{{1,20}} ){{1,2}}(?:{_STREET})\b)",
-         lambda found: paired(int(found[1]))),
-    )
-)  # fmt: skip
+        rf"(?<![\w.,$-])(\d{{3,4}})(?= (?:[NSEW]\.? )?(?:[A-Z][a-z]{{1,20}} ){{1,2}}(?:{_STREET})\b)",
+        lambda found: paired(int(found[1])),
+    ),
+)
+_SPELLED_RULES, _NAME_RULES = compiled(_TELEPHONE, _CODES), compiled(_NAMES)
 
 
 def codes_spelled(text: str) -> str:
     """The text with telephone numbers, codes and hosts digit by digit. Before dates, which look similar."""
-    return _emergency(applied(_RULES, text))
+    return _emergency(applied(_SPELLED_RULES, text))
 
 
 def names_paired(text: str) -> str:
     """The text with versions, and numbers of flights, rooms and roads in words. After dates."""
-    return applied(_VERSIONS, text)
+    return applied(_NAME_RULES, text)

@@ -35,8 +35,8 @@ _BEFORE_MINUTES = (
     r"expires|again|updates?|refresh|alarm) in|[Uu]ptime:?|ETA:?|[Rr]emaining:?|[Dd]uration:?|[Ee]lapsed:?)"
 )
 _AFTER_MINUTES = (
-    r" (?:remaining|left(?! (?:of|turn))|ago|until|late|later|early|timer|timeout|delay|break|interval|nap|read|per day|"
-    r"overdue|elapsed|to go|uptime|session|meeting|call|workout|ETA|average|a day)\b"
+    r" (?:remaining|left(?! (?:of|turn))|ago|until|late|later|early|timer|timeout|delay|break|interval|nap|read|"
+    r"per day|overdue|elapsed|to go|uptime|session|meeting|call|workout|ETA|average|a day)\b"
 )
 _NO_LENGTH = r"(?![²³/]|\.\d| (?:of|deep|tall|wide|high|turn)|, (?:turn|keep|exit|merge|take))"
 _NO_ADJECTIVE = r"(?!['’-]| (?:animat|game|art|graphics|image|array|plot|model|space|print|map|shape))"

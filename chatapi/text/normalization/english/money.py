@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import re
 
-from chatapi.text.normalization.english.numbers import NUMBER, any_of, applied, compiled, describes
+from chatapi.text.normalization.english.numbers import NUMBER, Rule, any_of, applied, compiled, describes
 from chatapi.text.normalization.english.units import PER
 
-_DOLLAR, _EURO, _POUND = ("dollar", "dollars", "cent", "cents"), ("euro", "euros", "cent", "cents"), (
-    "pound", "pounds", "penny", "pence")  # fmt: skip
+_DOLLAR = ("dollar", "dollars", "cent", "cents")
+_EURO = ("euro", "euros", "cent", "cents")
+_POUND = ("pound", "pounds", "penny", "pence")
 _MONEY = {
-    "$": _DOLLAR, "€": _EURO, "£": _POUND, "¥": ("yen", "yen", "sen", "sen"), "₹": ("rupee", "rupees", "paisa", "paise"),
-    "₽": ("ruble", "rubles", "kopek", "kopeks"), "₩": ("won", "won", "jeon", "jeon"),
+    "$": _DOLLAR, "€": _EURO, "£": _POUND, "¥": ("yen", "yen", "sen", "sen"),
+    "₹": ("rupee", "rupees", "paisa", "paise"), "₽": ("ruble", "rubles", "kopek", "kopeks"),
+    "₩": ("won", "won", "jeon", "jeon"),
     "₺": ("lira", "lira", "kurus", "kurus"), "₴": ("hryvnia", "hryvnias", "kopek", "kopeks"),
     "₿": ("bitcoin", "bitcoins", "cent", "cents"), "zł": ("zloty", "zlotys", "grosz", "groszy"),
     "USD": _DOLLAR, "EUR": _EURO, "GBP": _POUND, "JPY": ("yen", "yen", "sen", "sen"),
@@ -19,7 +21,8 @@ _MONEY = {
     "CAD": ("Canadian dollar", "Canadian dollars", "cent", "cents"),
     "AUD": ("Australian dollar", "Australian dollars", "cent", "cents"),
     "NZD": ("New Zealand dollar", "New Zealand dollars", "cent", "cents"),
-    "SEK": ("Swedish krona", "Swedish kronor", "öre", "öre"), "NOK": ("Norwegian krone", "Norwegian kroner", "øre", "øre"),
+    "SEK": ("Swedish krona", "Swedish kronor", "öre", "öre"),
+    "NOK": ("Norwegian krone", "Norwegian kroner", "øre", "øre"),
     "DKK": ("Danish krone", "Danish kroner", "øre", "øre"), "PLN": ("zloty", "zlotys", "grosz", "groszy"),
     "CZK": ("Czech koruna", "Czech korunas", "haler", "halers"), "INR": ("rupee", "rupees", "paisa", "paise"),
     "CNY": ("yuan", "yuan", "fen", "fen"), "MXN": ("Mexican peso", "Mexican pesos", "centavo", "centavos"),
@@ -70,26 +73,29 @@ def _after(found: re.Match[str]) -> str:
     return _amount(number, sign, scale, _COUNTRY[country or ""], single=describes(found))
 
 
-_RULES = compiled(
+_RULES: tuple[Rule, ...] = (
+    # €1.000,50 and €45,50: a decimal comma.
+    (rf"({_SIGN} ?\d{{1,3}})\.(\d{{3}}),(\d\d)(?![\d,])", r"\1,\2.\3"),
+    (rf"({_SIGN} ?\d{{1,6}}),(\d\d)(?![\d,])", r"\1.\2"),
+    (rf"(?<![\w.,])(\d{{1,6}}),(\d\d)(?= ?(?:{_SIGN}|{_CODES})(?!\w))", r"\1.\2"),
+    (rf"(?<!\w)-(?={_SIGN} ?\d)", "minus "),
+    (rf"(?<!\w)({_SIGN}) ?-(?=\d)", r"minus \1"),
     (
-        # €1.000,50 and €45,50: a decimal comma.
-        (rf"({_SIGN} ?\d{{1,3}})\.(\d{{3}}),(\d\d)(?![\d,])", r"\1,\2.\3"),
-        (rf"({_SIGN} ?\d{{1,6}}),(\d\d)(?![\d,])", r"\1.\2"),
-        (rf"(?<![\w.,])(\d{{1,6}}),(\d\d)(?= ?(?:{_SIGN}|{_CODES})(?!\w))", r"\1.\2"),
-        (rf"(?<!\w)-(?={_SIGN} ?\d)", "minus "),
-        (rf"(?<!\w)({_SIGN}) ?-(?=\d)", r"minus \1"),
-        (
-            rf"(?<![A-Za-z])({_COUNTRIES})?({_SIGN}) ?(?:({NUMBER})(?: ?– ?|-){_SIGN}?)?({NUMBER}){_SCALES}{_PER_UNIT}",
-            _money,
-        ),
-        (rf"(?<![A-Za-z])()({_CODES}) ?()({NUMBER}){_SCALES}{_PER_UNIT}", _money),
-        (rf"(?<![\w.,])({NUMBER}) ?(million|billion|trillion|thousand|mn|bn|[kKmM](?= ))? ?({_COUNTRIES})?({_SIGN}|zł|{_CODES})(?!\w)", _after),
-        (r" ?([€£¥₹])", lambda found: f" {_MONEY[found[1]][0]} "),
-    )
-)  # fmt: skip
+        rf"(?<![A-Za-z])({_COUNTRIES})?({_SIGN}) ?(?:({NUMBER})(?: ?– ?|-){_SIGN}?)?({NUMBER}){_SCALES}{_PER_UNIT}",
+        _money,
+    ),
+    (rf"(?<![A-Za-z])()({_CODES}) ?()({NUMBER}){_SCALES}{_PER_UNIT}", _money),
+    (
+        rf"(?<![\w.,])({NUMBER}) ?(million|billion|trillion|thousand|mn|bn|[kKmM](?= ))? ?"
+        rf"({_COUNTRIES})?({_SIGN}|zł|{_CODES})(?!\w)",
+        _after,
+    ),
+    (r" ?([€£¥₹])", lambda found: f" {_MONEY[found[1]][0]} "),
+)
+_COMPILED = compiled(_RULES)
 _MARKED = re.compile(rf"{_SIGN}|zł|{_CODES}")
 
 
 def money_written_out(text: str) -> str:
     """The text with amounts of money in words."""
-    return applied(_RULES, text) if _MARKED.search(text) else text
+    return applied(_COMPILED, text) if _MARKED.search(text) else text

@@ -6,6 +6,8 @@ import re
 from collections.abc import Callable, Iterable
 from typing import TypeAlias
 
+from chatapi.text.sentence_splitter import word_set
+
 Place: TypeAlias = "str | Callable[[re.Match[str]], str]"
 Rule: TypeAlias = "tuple[str, Place]"
 """A pattern and its replacement."""
@@ -19,7 +21,7 @@ _ORDINALS = {"one": "first", "two": "second", "three": "third", "five": "fifth",
 
 NUMBER = r"(?:\d{1,3}(?:,\d{3}){1,5}|\d{1,15})(?:\.\d{1,9})?"
 """A number; the surrounding patterns make sure that it is complete."""
-NOT_A_NOUN = frozenset(
+NOT_A_NOUN = word_set(
     "a about above across after again ago all am an and another apart are around as at away be because been before "
     "below between but by can could daily did do does down during each earlier east else equals even ever every "
     "faster for from gone had has have he here high if in into is it its just late later left less long lost lower me "
@@ -27,7 +29,7 @@ NOT_A_NOUN = frozenset(
     "remain remaining remains right she should since slower so south still tall than that the their then there they "
     "thick this till times to today together tomorrow tonight too toward towards under until up versus vs was we "
     "weekly were west when where which while who why wide will with within without would yearly yesterday yet you "
-    "younger your deep and's gets got makes made means say says said seems stays took takes went goes came comes".split()
+    "younger your deep gets got makes made means say says said seems stays took takes went goes came comes"
 )
 """Words that follow an amount but are not what it describes; a 5 mile walk, but 5 miles away."""
 
@@ -129,10 +131,11 @@ _ARTICLE = re.compile(
     r"(?:^|[\s(\"“])(?:an?|the|one|another|every|each|my|your|his|her|our|this|that|that['’]s an?) (?:new )?$",
     re.IGNORECASE,
 )
-_DESCRIBED = frozenset(
-    "adapter angle apartment bag battery belt bill board bolt bottle bulb cable camera can charger circuit coin contract deal deposit "
-    "diameter display dose drive drill fee fine fuse glass grant gun hike home house jar jug ladder lawsuit lead lens limit loan lot "
-    "monitor motor nail note old pack pan pill pipe pizza plank race radius range resistor run screen screw socket "
-    "span stretch swim tablet tank timer trip turn walk weight window zone".split()
+_DESCRIBED = word_set(
+    "adapter angle apartment bag battery belt bill board bolt bottle bulb cable camera can charger circuit coin "
+    "contract deal deposit diameter display dose drill drive fee fine fuse glass grant gun hike home house jar jug "
+    "ladder lawsuit lead lens limit loan lot monitor motor nail note old pack pan pill pipe pizza plank race "
+    "radius range resistor run screen screw socket span stretch swim tablet tank timer trip turn walk weight "
+    "window zone"
 )
 """Nouns that an amount before them describes, also without an article."""

@@ -7,7 +7,9 @@ import re
 from chatapi.text.normalization.english.durations import clock_duration, lasted
 from chatapi.text.normalization.english.numbers import Rule, applied, compiled, counted
 
-_AT = re.compile(r"\b(?:at|by|until|till|from|since|before|after|around|to|and|between|on|starts|ends|begins)\s$", re.IGNORECASE)
+_AT = re.compile(
+    r"\b(?:at|by|until|till|from|since|before|after|around|to|and|between|on|starts|ends|begins)\s$", re.IGNORECASE
+)
 """Words before a time of day, whatever else the sentence is about."""
 _SCORED = re.compile(
     r"\b(?:ratio|odds|scores?|scored|won|wins?|lost|beat|aspect|scale|mix|diluted?|lead|led|leads)\b[^.!?]{0,30}$",

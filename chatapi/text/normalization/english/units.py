@@ -7,8 +7,9 @@ UNITS = {
     "mi": "mile", "yd": "yard", "yds": "yard", "ft": "foot", "m²": "square meter", "km²": "square kilometer",
     "cm²": "square centimeter", "mm²": "square millimeter", "m2": "square meter", "km2": "square kilometer",
     "sq ft": "square foot", "sq km": "square kilometer", "sq mi": "square mile", "sq m": "square meter",
-    "sq in": "square inch", "sq yd": "square yard", "ft²": "square foot", "m³": "cubic meter", "cm³": "cubic centimeter",
-    "m3": "cubic meter", "cu ft": "cubic foot", "cu in": "cubic inch", "cu m": "cubic meter", "cu yd": "cubic yard",
+    "sq in": "square inch", "sq yd": "square yard", "ft²": "square foot",
+    "m³": "cubic meter", "cm³": "cubic centimeter", "m3": "cubic meter",
+    "cu ft": "cubic foot", "cu in": "cubic inch", "cu m": "cubic meter", "cu yd": "cubic yard",
     "ft³": "cubic foot", "ha": "hectare", "ly": "light year",
     "kg": "kilogram", "g": "gram", "mg": "milligram", "µg": "microgram", "mcg": "microgram", "lb": "pound",
     "lbs": "pound", "oz": "ounce", "t": "ton",
@@ -46,7 +47,7 @@ UNITS = {
     "ºC": "degree| Celsius", "ºF": "degree| Fahrenheit", "°": "degree", "%": "percent", "‰": "per mille", "¢": "cent",
 }  # fmt: skip
 """Unit -> its name; the plural's s goes to the end or to the bar."""
-SPACED = frozenset("A K N t".split())
+SPACED = frozenset({"A", "K", "N", "t"})
 """Units that count only after a space: 5 K is a temperature, 5K a race; after a decimal number also without."""
 PER = {
     "s": "second", "sec": "second", "min": "minute", "h": "hour", "hr": "hour", "day": "day", "d": "day",

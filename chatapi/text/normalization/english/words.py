@@ -6,7 +6,7 @@ import re
 
 from chatapi.text.normalization.english.numbers import Rule, any_of, applied, compiled
 from chatapi.text.normalization.english.roman import roman_written_out
-from chatapi.text.sentence_splitter import STARTERS
+from chatapi.text.sentence_splitter import STARTERS, word_set
 
 _ABBREVIATIONS = {
     "e.g.": "for example", "i.e.": "that is", "E.g.": "For example", "I.e.": "That is", "vs.": "versus", "vs": "versus",
@@ -19,7 +19,8 @@ _ABBREVIATIONS = {
 _BEFORE_A_NAME = {
     "Dr": "Doctor", "Mr": "Mister", "Mrs": "Mrs", "Ms": "Ms", "Prof": "Professor", "St": "Saint", "Mt": "Mount",
     "Ft": "Fort", "Gen": "General", "Col": "Colonel", "Capt": "Captain", "Lt": "Lieutenant", "Sgt": "Sergeant",
-    "Gov": "Governor", "Maj": "Major", "Cmdr": "Commander", "Cpl": "Corporal", "Supt": "Superintendent", "Sen": "Senator", "Rep": "Representative", "Rev": "Reverend", "Hon": "Honorable",
+    "Gov": "Governor", "Maj": "Major", "Cmdr": "Commander", "Cpl": "Corporal", "Supt": "Superintendent",
+    "Sen": "Senator", "Rep": "Representative", "Rev": "Reverend", "Hon": "Honorable",
 }  # fmt: skip
 _AFTER_A_NAME = {
     "St": "Street", "Ave": "Avenue", "Blvd": "Boulevard", "Rd": "Road", "Inc": "Incorporated", "Ltd": "Limited",
@@ -29,7 +30,8 @@ _AFTER_A_NAME = {
 _BEFORE_A_NUMBER = {
     "No": "number", "no": "number", "Nos": "numbers", "Fig": "figure", "fig": "figure", "Vol": "volume",
     "vol": "volume", "Ch": "chapter", "ch": "chapter", "Sec": "section", "sec": "section", "pp": "pages", "p": "page",
-    "Eq": "equation", "Ep": "episode", "ep": "episode", "Apt": "apartment", "apt": "apartment", "Ext": "extension", "Hwy": "highway", "Rte": "route", "Rm": "room", "Art": "article", "v": "version", "ver": "version",
+    "Eq": "equation", "Ep": "episode", "ep": "episode", "Apt": "apartment", "apt": "apartment", "Ext": "extension",
+    "Hwy": "highway", "Rte": "route", "Rm": "room", "Art": "article", "v": "version", "ver": "version",
 }  # fmt: skip
 
 
@@ -79,11 +81,12 @@ def _alternatives(found: re.Match[str]) -> str:
     return f"{first} {second}" if both else f"{first} or {second}"
 
 
-_AFTER_A_TIME = frozenset(
-    "Eastern Pacific Central Mountain Greenwich British European Standard Daylight Monday Tuesday Wednesday Thursday Friday "
-    "Saturday Sunday Mondays Tuesdays Wednesdays Thursdays Fridays Saturdays Sundays January February March April May June "
-    "July August September October November December".split()
+_AFTER_A_TIME = word_set(
+    "Eastern Pacific Central Mountain Greenwich British European Standard Daylight Monday Tuesday Wednesday "
+    "Thursday Friday Saturday Sunday Mondays Tuesdays Wednesdays Thursdays Fridays Saturdays Sundays January "
+    "February March April May June July August September October November December"
 )
+"""Words in capitals that continue a sentence after 7 p.m."""
 _ENTITY = (
     "sensor|binary[ _]sensor|light|switch|climate|media[ _]player|automation|script|scene|cover|lock|fan|vacuum|camera|"
     "person|device[ _]tracker|input[ _](?:boolean|number|select|text|datetime)|sun|weather|zone|timer|counter|group|"
@@ -103,7 +106,7 @@ _WORDS: tuple[Rule, ...] = (
     ),
     (r"(?<=\bsaid )no\. (?=\d)|(?<=\bsays )no\. (?=\d)", "no, "),
     (r"\b([Nn])o\. (?=\d{1,4} (?:seconds?|minutes?|hours?|days?|weeks?|months?|years?|people)\b)", r"\1o, "),
-    (r"(?<=\s)<3+(?!\w)(?=\s*$|\s[^\w\s])", ""),
+    (r"(?<=\s)(?<!\bis )(?<!\bare )(?<!\bbe )(?<!\bof )(?<!\bat )(?<!\bwas )<3+(?!\w)(?=\s*$|\s[^\w\s])", ""),
     (r"(?<!\w)π(?!\w)", "pi"),
     (rf"(?<![\w.])({any_of(_ABBREVIATIONS)})(?!\w)", lambda found: _ABBREVIATIONS[found[1]]),
     (r"\betc\.", lambda found: "et cetera" + ("." if _ends_sentence(found) else "")),
