@@ -95,6 +95,13 @@ class SpeechSynthesis:
             raise empty_text()
         return sentences
 
+    def normalized_sentences(self, text: str, voice: Voice) -> list[str]:
+        """What the TTS engine gets for a text, a string per sentence. Raises Unprocessable (empty_text) for a text
+        without words.
+        """
+        normalized = (normalize(sentence, voice.locale) for sentence in self.split_text(text, voice))
+        return [sentence for sentence in normalized if sentence]
+
     async def synthesize_deltas(self, deltas: AsyncIterator[str], voice: Voice) -> AsyncGenerator[Audio, None]:
         """The audio of a text that still arrives, each sentence as soon as it is complete."""
         async with (
