@@ -1,4 +1,4 @@
-"""What `ask`, `transcribe` and `say` share: text and audio from standard input, output of speech, and loaded engines."""
+"""What `ask`, `transcribe` and `say` share: standard input, files of speech, and loaded engines."""
 
 from __future__ import annotations
 
@@ -109,7 +109,10 @@ def output_format(output: Path) -> str:
 
 
 async def write_speech(output: Path, speech: Audio) -> None:
-    """Write speech to a file, in the format of its suffix, or as WAV to standard output for `-`. Raises StorageError."""
+    """Write speech to a file, in the format of its suffix, or as WAV to standard output for `-`.
+
+    Raises StorageError.
+    """
     data = await anyio.to_thread.run_sync(_encoded, speech, output_format(output))
     if str(output) == STANDARD:
         standard: BinaryIO = sys.stdout.buffer

@@ -1,4 +1,4 @@
-"""The commands `say`, `ask` and `transcribe` in pipes: standard input and output, texts with a dash, files by suffix."""
+"""The commands `say`, `ask` and `transcribe` in pipes, with texts that begin with a dash, and files by suffix."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_option_that_does_not_exist_is_still_an_error(run: Run) -> None:
 
 
 def test_text_comes_from_standard_input_and_speech_goes_to_standard_output(run: Run) -> None:
-    _, out, _ = run("say", "-", "-o", "-", stdin="Hello there.".encode())
+    _, out, _ = run("say", "-", "-o", "-", stdin=b"Hello there.")
     assert out.startswith(b"RIFF")
     assert decode.decode(out).seconds > 0
 

@@ -34,6 +34,50 @@ def test_normalized_text_stays_when_it_is_normalized_again(language: str) -> Non
 
 
 @pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("in 30s and 40s of rest", "in 30 seconds and 40 seconds of rest"),
+        ("Wait 1800s.", "Wait 1800 seconds."),
+        ("a 30s timer", "a 30 second timer"),
+        ("1 in 5, 3 in a row, 5 in the morning", "1 in 5, 3 in a row, 5 in the morning"),
+        ("a 5K, Room 5A, section 5 A, 3 A's", "a 5K, Room 5A, section 5 A, 3 A's"),
+        ("Vitamin C and I, Malcolm X, an IV", "Vitamin C and I, Malcolm X, an IV"),
+        ("call 20 people, order 5000 units", "call 20 people, order 5000 units"),
+        ("She was number 1000 in line.", "She was number 1000 in line."),
+        ("ISO 639-1, UTF-8, F-16, B-52", "ISO 639 1, UTF-8, F-16, B-52"),
+        ('He said "I need 5".', 'He said "I need 5".'),
+        ("2d animation, section 2d", "2d animation, section 2d"),
+        ("The timer ends at 10:30.", "The timer ends at 10 30."),
+        ("In 200m turn left.", "In 200 meters turn left."),
+        ("a 10 m rope, 10 m away", "a 10 meter rope, 10 meters away"),
+        ("5/6 of them, by 5/6", "five sixths of them, by May 6th"),
+        ("2-1/2 cups, 1.5-2.5 cups", "2 and a half cups, 1.5 to 2.5 cups"),
+        ("risk is <3", "risk is under 3"),
+        ("Porsche 911, 911 boxes", "Porsche nine eleven, 911 boxes"),
+        ("version 1.2.24", "version 1 point 2 point 24"),
+        ("0x1F, 00:1A:3C:4D", "0x1F, 00:1A:3C:4D"),
+    ],
+)
+def test_text_that_looks_alike_is_told_apart(text: str, expected: str) -> None:
+    assert normalize(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("locale", "expected"),
+    [
+        ("en", "March 4th"),
+        ("en-US", "March 4th"),
+        ("en_GB", "April 3rd"),
+        ("en-AU", "April 3rd"),
+        ("EN-gb", "April 3rd"),
+    ],
+)
+def test_numeric_date_has_the_order_of_the_locale(locale: str, expected: str) -> None:
+    assert normalize("03/04/25", locale) == f"{expected}, twenty twenty-five"
+    assert normalize("25.12.2024", locale) == "December 25th, twenty twenty-four"
+
+
+@pytest.mark.parametrize(
     ("digits", "words"),
     [
         ("1,234.05", "one thousand two hundred thirty four point zero five"),

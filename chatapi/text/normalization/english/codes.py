@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from chatapi.text.normalization.english.numbers import Rule, applied, compiled, paired, spelled, year
+from chatapi.text.normalization.english.numbers import Rule, applied, below_hundred, compiled, paired, spelled, year
 
 EMERGENCY = "911|999|112|988|000|110|111|113|115|116|117|118|119|211|311|411|511|611|711|811"
 """Emergency and service numbers; others of three digits are quantities."""
@@ -19,13 +19,16 @@ _PRIVATE = (
     "(?<!rror )(?<!tatus )(?<!xit )[Cc]ode"
 )
 """What is read digit by digit from three digits on; error codes are not."""
-_REFERENCE = (
-    "(?:[Oo]rder|[Aa]ccount|[Tt]racking|[Cc]onfirmation|[Rr]eference|[Cc]ase|[Tt]icket|[Ss]erial|[Mm]ember(?:ship)?|"
+_REFERRED = (
+    "[Oo]rder|[Aa]ccount|[Tt]racking|[Cc]onfirmation|[Rr]eference|[Cc]ase|[Tt]icket|[Ss]erial|[Mm]ember(?:ship)?|"
     "[Ii]nvoice|[Bb]ooking|[Pp]olicy|[Rr]outing|[Ff]lyer|[Ll]icense|[Pp]assport|[Cc]ustomer|[Pp]hone|[Cc]ard|[Bb]adge|"
-    "[Ii]D|[Cc]ell|[Ff]ax|[Mm]eter|[Pp]art|[Mm]odel)(?: (?:number|no\\.?|ID|id|code))?|[Nn]umber|ID|ending in|SSN"
+    "[Cc]ell|[Ff]ax|[Mm]eter|[Pp]art|[Mm]odel"
 )
+_REFERENCE = rf"(?:{_REFERRED}) (?:number|no\.?|ID|id|code)|ID|ending in|SSN"
 """The same from four digits on."""
-_LINK = r"(?:(?:,? (?:is|was|of|to|for [a-z]{1,20} is|number|no\.?|now)|:| =| #|#){1,3}) ?| "
+_SAID_TO_BE = r"(?:(?:,? (?:is|was|of|to|for [a-z]{1,20} is|number|no\.?|now)|:| =| #|#){1,3}) ?"
+_LINK = rf"{_SAID_TO_BE}| "
+_NO_PLURAL = r"(?! (?!is\b|was\b|has\b|does\b|expires|works|ends|opens|unlocks|ships)[a-z]{2,20}s\b)"
 _PRIVATE_DIGITS = r"\d{3,10}(?:[ -]\d{2,6}){0,3}|\d\d(?:-\d\d){1,3}"
 _REFERENCE_DIGITS = r"\d{4,20}(?:[ -]\d{3,6}){0,3}"
 _NO_NUMBER_AFTER = r"(?![\w%]|[.,:/-]\d)"
@@ -72,6 +75,11 @@ def _minor(found: re.Match[str]) -> str:
     return f"{found[1]} {found[2]} point " + (" ".join(found[3]) if found[3][0] == "0" else found[3])
 
 
+def _second_minor(found: re.Match[str]) -> str:
+    """Python 3.10 to 3.14."""
+    return f"{found[1]}{found[2]} point " + (" ".join(found[3]) if found[3][0] == "0" else found[3])
+
+
 def _code(found: re.Match[str]) -> str:
     return found[1] + found[2] + spelled(found[3])
 
@@ -91,7 +99,7 @@ def _paired_name(found: re.Match[str]) -> str:
     return f"{found[1]} {paired(int(found[2]))}"
 
 
-_SERVICE = re.compile(rf"(?<![\w.,$€£:/-])({EMERGENCY})(?![\w%°:/-]|[.,]\d){_NO_COUNT}")
+_SERVICE = re.compile(rf"(?<![\w.,$€£:/-])({EMERGENCY}|\d{{7}})(?![\w%°:/-]|[.,]\d){_NO_COUNT}")
 _TELEPHONE: tuple[Rule, ...] = (
     (r"(?<![\w.+-])\+\d{1,3}(?:[ .-]?\(?\d{2,4}\)?){2,5}(?![\w-])", _phone),
     (r"(?<![\w.-])(?:1[ .-]?)?(?:\(\d{3}\) ?|\d{3}[ .-])\d{3}[ .-]\d{4}(?![\w-])", _phone),
@@ -103,14 +111,16 @@ _TELEPHONE: tuple[Rule, ...] = (
     (r"\b([Ee]xt|extn|[Ee]xtension)\.? ?(\d{1,6})(?![\w.,]\d)", _extension),
 )
 _CODES: tuple[Rule, ...] = (
-    (rf"\b({_PRIVATE})({_LINK})({_PRIVATE_DIGITS}){_NO_NUMBER_AFTER}", _code),
+    (rf"\b({_PRIVATE})({_LINK})({_PRIVATE_DIGITS}){_NO_NUMBER_AFTER}{_NO_PLURAL}", _code),
     (rf"\b({_REFERENCE})({_LINK})({_REFERENCE_DIGITS}){_NO_NUMBER_AFTER}", _code),
+    (rf"\b({_REFERRED}|[Nn]umber)({_SAID_TO_BE})({_REFERENCE_DIGITS}){_NO_NUMBER_AFTER}", _code),
+    (rf"\b({_REFERRED})( )(\d{{5,20}}){_NO_NUMBER_AFTER}{_NO_PLURAL}", _code),
     (r"\b([Tt]ext|SMS)( [\"“']?[A-Za-z]{1,20}[\"”']? to )(\d{4,6})\b", _code),
     (r"\b([A-Z]{2,6})-(\d{5,12})\b", lambda found: f"{found[1]} {spelled(found[2])}"),
     # A tracking or serial number, character by character.
     (
         r"(?<![\w.-])(?=[A-Z0-9]{0,20}\d{5})(?=[A-Z0-9]{0,20}[A-Z])[A-Z0-9]{8,40}(?![\w-])",
-        lambda found: " ".join(found[0]),
+        lambda found: " ".join(below_hundred(int(each)) if each.isdigit() else each for each in found[0]),
     ),
     (r"(?<![\w.])((?:\d{1,3}\.){3}\d{1,3})(?::(\d{1,5})|/(\d{1,2}))?(?!\.?\w)", _host),
     (r"(?<=\blocalhost):(?=\d)", " port "),
@@ -118,6 +128,7 @@ _CODES: tuple[Rule, ...] = (
 _NAMES: tuple[Rule, ...] = (
     (r"(?<![\w.])[vV](?=\d{1,4}\.\d)", "version "),
     (rf"\b({_SOFTWARE}) (\d{{1,4}})\.(\d\d)(?![\w.]\d|\w)", _minor),
+    (r"(?<=point \d\d)( (?:to|and|or) )(\d{1,2})\.(\d\d)(?![\w.]\d|\w)", _second_minor),
     (r"(?<![\w.])\d{1,5}(?:\.\d{1,5}){2,5}(?!\.?\w)", _groups),
     (rf"\b({_NAMED}) (\d{{3,4}})(?![\w%°]|[.,:/-]\d)", _paired_name),
     (r"\b(7[0-8]7) (MAX|Max|Dreamliner)\b", lambda found: f"{paired(int(found[1]))} {found[2].capitalize()}"),

@@ -143,7 +143,10 @@ _WORDED: tuple[Rule, ...] = (
     (r"(?<![\w/.,-])(1\d\d\d|20\d\d)[-–/](\d\d)(?![\w–-]|[.,/]\d)", _season),
     (rf"\b({_WEEKDAY})[-–]({_WEEKDAY})\b", _weekday_range),
     (rf"\b({MONTH})[-–]({MONTH})\b(?! \d)", _month_range),
-    (rf"\b({_WEEKDAY})\b\.?(?=,? (?:the )?(?:\d{{1,2}}\b|(?:{MONTH})\b))", lambda found: _full_weekday(found[1])),
+    (
+        rf"\b({_WEEKDAY})\b\.?(?=,? (?:the )?(?:\d{{1,2}}\b(?! [a-z])|\d{{1,2}}(?:st|nd|rd|th)\b|(?:{MONTH})\b))",
+        lambda found: _full_weekday(found[1]),
+    ),
     (rf"\b({MONTH})\.?(?= (?:\d{{1,2}}|\d{{4}}|['’]\d\d)(?:st|nd|rd|th)?\b)", lambda found: _full_month(found[1])),
     (
         rf"(?<=\d )({MONTH})\b\.?(?=,? \d{{4}}|[,;!?]|\.$|$| at\b)|(?<=\d )({_SHORT_MONTH})\b",
@@ -174,6 +177,11 @@ def _numeric_rules(day_first: bool) -> tuple[Rule, ...]:
             rf"({_BEFORE_A_DATE})(\d{{1,2}})/(\d{{1,2}})(?![\w/]|[.-]\d){_NO_FRACTION}",
             _without_year(day_first),
         ),
+        (
+            rf"(\d(?:st|nd|rd|th) (?:to|and|or|through) )(\d{{1,2}})/(\d{{1,2}})(?![\w/]){_NO_FRACTION}",
+            _without_year(day_first),
+        ),
+        (r"\b24/7/365\b", "24 7 365"),
     )
 
 

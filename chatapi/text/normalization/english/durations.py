@@ -42,6 +42,14 @@ _NO_LENGTH = r"(?![²³/]|\.\d| (?:of|deep|tall|wide|high|turn)|, (?:turn|keep|e
 _NO_ADJECTIVE = r"(?!['’-]| (?:animat|game|art|graphics|image|array|plot|model|space|print|map|shape))"
 
 
+_NUMBERED = re.compile(
+    r"\b(?:(?:sub)?section|part|item|figure|fig\.|clause|article|step|table|chapter|room|gate|unit|apt\.?|seat|question|"
+    r"paragraph|exercise|number|no\.)s? $",
+    re.IGNORECASE,
+)
+"""Before 2d, which is not two days then."""
+
+
 def lasted(found: re.Match[str]) -> str | None:
     """The duration for a match of 45:30 or 1:02:45, where the text around it is about one."""
     before = found.string[max(0, found.start() - 60) : found.start()]
@@ -87,6 +95,12 @@ def _minutes(found: re.Match[str]) -> str:
     return before + (f"{found[1]} minute" if not before and describes(found) else counted(found[1], "minute"))
 
 
+def _days(found: re.Match[str]) -> str:
+    """2d, but not section 2d."""
+    before = found.string[max(0, found.start() - 16) : found.start()]
+    return found[0] if _NUMBERED.search(before) else counted(found[1], "day")
+
+
 _DURATIONS: tuple[Rule, ...] = (
     (
         r"\bP(?=T?\d)(?:(\d{1,4})Y)?(?:(\d{1,4})M)?(?:(\d{1,4})W)?(?:(\d{1,4})D)?"
@@ -102,7 +116,7 @@ _DURATIONS: tuple[Rule, ...] = (
     (rf"{_BEFORE_MINUTES} (\d{{1,4}}) ?m\b{_NO_LENGTH}", _minutes),
     (rf"\bin (\d{{1,2}})m\b{_NO_LENGTH}", _minutes),
     (rf"(?<![\w.,$€£-])(\d{{1,4}}) ?m(?={_AFTER_MINUTES})", _minutes),
-    (rf"(?<![\w.,$€£-])(\d{{1,4}})d\b{_NO_ADJECTIVE}", lambda found: counted(found[1], "day")),
+    (rf"(?<![\w.,$€£-])(\d{{1,4}})d\b{_NO_ADJECTIVE}", _days),
 )
 _COMPILED = compiled(_DURATIONS)
 

@@ -29,6 +29,8 @@ _MEASURED = (
     r"of (?:\w{1,12} )?(?:snow|rain|ice|water|rainfall|snowfall|sleet|mud|mulch|soil|foam)"
 )
 """What follows "in" where it means inches."""
+_NUMBERED = re.compile(r"\b(?:section|room|unit|gate|seat|exit|apartment|apt\.?|no\.|number) $", re.IGNORECASE)
+_CAPITAL = re.compile(r" [A-Z][a-z]")
 _NO_PLACE = r"(?<!Room )(?<!Seat )(?<!Gate )(?<!Unit )(?<!Size )(?<!Row )"
 _DIRECTIONS = {"N": "north", "E": "east", "S": "south", "W": "west"}
 _BLOWS_FROM = re.compile(
@@ -39,12 +41,22 @@ _BLOWS = re.compile(r" (?:winds?|breeze|gusts?)\b")
 
 def _unit(found: re.Match[str]) -> str:
     number, gap, unit, per = found.groups()
-    if unit in SPACED and not gap and not _DECIMAL.search(number):
+    if unit in SPACED and not _spaced(found, number, gap, unit):
         return found[0]
     name = UNITS[unit]
     single = gap == "-" or (not per and describes(found))
     text = f"{number} {name.replace('|', '')}" if single else counted(number, name)
     return text + (f" per {PER[per]}" if per else "")
+
+
+def _spaced(found: re.Match[str], number: str, gap: str, unit: str) -> bool:
+    """Whether a capital after a number is its unit: 5 A, but not 5A, section 5 A or 5 A Street."""
+    if not gap and (unit == "N" or not _DECIMAL.search(number)):
+        return False
+    if unit == "K":
+        return _DECIMAL.search(number) is not None or len(number) > 2
+    before = found.string[max(0, found.start() - 16) : found.start()]
+    return not (_NUMBERED.search(before) or _CAPITAL.match(found.string, found.end()))
 
 
 def _feet(found: re.Match[str]) -> str:
@@ -87,7 +99,7 @@ _RULES: tuple[Rule, ...] = (
     (rf"(?<![\w.,])({AMOUNT})(-| )?[iI]n(?:\.(?!\w)|(?= (?:{_MEASURED})\b|[,;!?]|$| [×x] )|(?=-))", _inches),
     (rf"(?<![\w.,])({_FRACTION})( |-)in\b(?! (?:the|an?|my|this|each|every|all|that|his|her|\d))", _inches),
     (rf"(?<![\w.,])({AMOUNT})( )?[\"″”](?!\w)", _inch_mark),
-    (rf"(?<![\w.,:]){_NO_PLACE}(-?\d{{1,3}}(?:\.\d)?) ?([CF])(?![\w#'’+/:-])", _degrees),
+    (rf"(?<![\w.,:]){_NO_PLACE}(-?(?!0\d)\d{{1,3}}(?:\.\d)?) ?([CF])(?![\w#'’+/:-]|\.\w| of\b)", _degrees),
     (
         rf"(?<![\w.,])({AMOUNT})(-| ?)({any_of(UNITS)})(?![\w²³])(?!['’]s?\b){_PER_UNIT}(?:\.(?= [a-z]|,))?",
         _unit,

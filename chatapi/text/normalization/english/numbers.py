@@ -132,10 +132,9 @@ _ARTICLE = re.compile(
     re.IGNORECASE,
 )
 _DESCRIBED = word_set(
-    "adapter angle apartment bag battery belt bill board bolt bottle bulb cable camera can charger circuit coin "
-    "contract deal deposit diameter display dose drill drive fee fine fuse glass grant gun hike home house jar jug "
-    "ladder lawsuit lead lens limit loan lot monitor motor nail note old pack pan pill pipe pizza plank race "
-    "radius range resistor run screen screw socket span stretch swim tablet tank timer trip turn walk weight "
-    "window zone"
+    "adapter angle apartment bag battery belt bill board bolt bottle bulb cable camera charger circuit coin contract "
+    "deal deposit diameter display dose drill fee fuse glass grant gun home house jar jug ladder lawsuit lens limit "
+    "loan lot monitor motor nail note old pack pan pill pipe pizza plank race radius resistor screen screw socket "
+    "tablet tank timer weight window zone"
 )
 """Nouns that an amount before them describes, also without an article."""

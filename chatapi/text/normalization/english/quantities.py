@@ -20,6 +20,8 @@ _PARTS = {2: "half", 3: "third", 4: "quarter", 5: "fifth", 6: "sixth", 7: "seven
 """Denominators that are read as parts; 7/10 is seven out of ten."""
 _COUNTS = ["", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
 _SCALES = {"k": "thousand", "M": "million"}
+_STANDARD = re.compile(r"\b[A-Z]{2,8} $")
+"""Before a number such as 639-1, of ISO."""
 _UNITS_WITH_A_COMMA = r"kg|km|cm|mm|°|%|g\b|l\b|L\b|m\b|kW|W\b|V\b|A\b|h\b"
 
 
@@ -33,7 +35,8 @@ def _range(found: re.Match[str]) -> str:
     equation = "=" in found.string[found.end() : found.end() + 12]
     if equation or (gap == " - " and low >= high):
         return f"{first} minus {second}"
-    if (first, second) == ("24", "7") or (low == high and gap == "-"):
+    numbered = _STANDARD.search(found.string[max(0, found.start() - 12) : found.start()])
+    if (first, second) == ("24", "7") or (gap == "-" and (low == high or (low > high and numbered))):
         return f"{first} {second}"
     return f"{first} to {second}"
 
@@ -76,6 +79,7 @@ _REST: tuple[Rule, ...] = (
     ),
     (r"(?<![\w/.,])(\d{1,2}\.\d) ?/ ?(5|10|100)(?![\w/]|[.,]\d)", r"\1 out of \2"),
     (r"(?<=\d) / (?=\d[\d.,]{0,9} ?=)", " divided by "),
+    (r"(?<=\w) / (?=[a-z]\b)", " over "),
     (r"(?<=[\w%]) / (?=\w)", ", "),
     (r"\bf/(?=\d)", "f "),
     (r"(?<![\w/.,])(\d{1,3} {1,3})?(\d{1,3})/(\d{1,3})(?![\w/]|[.,]\d)", _fraction),

@@ -26,7 +26,7 @@ _EVENTS = (
 _VALUES = {"I": 1, "V": 5, "X": 10, "L": 50, "C": 100}
 _NUMERAL = r"(?=[IVXL]{1,9}\b)(?:XL|L?X{0,3})(?:IX|IV|V?I{0,3})"
 _SMALL = r"(?=[IVX]{1,9}\b)X{0,3}(?:IX|IV|V?I{0,3})"
-_END = r"\b(?!\.\w)(?![-/])"
+_END = r"\b(?![IVXLCDM])(?!\.\w)(?![-/])"
 
 
 def _value(numeral: str) -> int:
@@ -57,12 +57,12 @@ def _named(found: re.Match[str]) -> str:
 
 _RULES = compiled(
     (
-        (rf"\b((?:[Tt]he|[A-Z][a-z]+['’]s)) ({_NUMERAL})(?= (?:{_EVENTS})\b)", _event),
-        (rf"()(?<![\w-])({_NUMERAL})(?= [Cc]entury\b)", lambda found: ordinal(_value(found[2]))),
+        (rf"\b((?:[Tt]he|[A-Z][a-z]+['’]s)) ({_NUMERAL})(?![IVXLCDM])(?= (?:{_EVENTS})\b)", _event),
+        (rf"()(?<![\w-])({_NUMERAL})(?![IVXLCDM])(?= [Cc]entury\b)", lambda found: ordinal(_value(found[2]))),
         (rf"\b((?:{_TITLES}) [A-Z][a-z]{{2,15}}(?: [A-Z][a-z]{{2,15}})?) ({_SMALL}){_END}", _monarch),
         (rf"\b({_MONARCHS}) (I)(?=['’]s\b| (?:of|was|reigned|became|ruled)\b)", _monarch),
         (rf"\b({_MONARCHS}) (?!I\b)({_SMALL}){_END}", _monarch),
-        (rf"\b((?:{_NUMBERED})s?) ({_NUMERAL}){_END}(?! (?:am|think|have|will|was)\b)", _numbered),
+        (rf"\b((?:{_NUMBERED})s?) ({_NUMERAL}){_END}(?! (?:am|think|have)\b)", _numbered),
         (rf"\b([A-Z][a-z]{{1,15}}) ({_SMALL}){_END}", _named),
     )
 )
