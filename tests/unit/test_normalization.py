@@ -68,7 +68,7 @@ MONEY = [
 QUANTITIES = [
     ("50% of 7.5 %", "50 percent of 7.5 percent"),
     ("20°C or 68 °F", "20 degrees Celsius or 68 degrees Fahrenheit"),
-    ("-1 °C", "-1 degree Celsius"),
+    ("-1 °C", "minus 1 degree Celsius"),
     ("1 kg, 2 kg.", "1 kilogram, 2 kilograms."),
     ("a 5-kg bag", "a 5 kilogram bag"),
     ("10 km/h, 9.8 m/s², 5 mg/dL", "10 kilometers per hour, 9.8 meters per second squared, 5 milligrams per deciliter"),

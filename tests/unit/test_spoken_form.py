@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 import spoken_form
@@ -23,6 +25,23 @@ def test_texts_that_were_held_out_are_spoken_as_well(language: str) -> None:
     """Gives only the number: whoever sees a line can no longer judge the rules by it."""
     wrong, most = len(spoken_form.wrong(language, 1)), MOST_WRONG * len(spoken_form.lines(language, 1))
     assert wrong <= most
+
+
+def test_a_voice_pronounces_the_texts_like_their_spoken_form() -> None:
+    """What espeak-ng makes of the digits that are left to it; the rest differs by capitals, as in AM, and by stress."""
+    phonemizer = pytest.importorskip("piper.phonemize_espeak").EspeakPhonemizer()
+
+    def phonemes(text: str) -> str:
+        plain = re.sub(r"[.,:;!?()\"“”—-]+(?=\s|$)", " ", text)
+        return re.sub(r"[^\w]|[ʲˈˌᵻɪə]", "", "".join("".join(each) for each in phonemizer.phonemize("en-us", plain)))
+
+    lines = spoken_form.lines("en-US", 0)
+    different = [
+        (text, normalized)
+        for text, expected in lines
+        if phonemes(normalized := spoken_form.normalized_text(text, "en-US")) != phonemes(expected)
+    ]
+    assert len(different) <= 0.06 * len(lines), different
 
 
 @pytest.mark.parametrize("language", LANGUAGES)

@@ -87,6 +87,8 @@ _REST: tuple[Rule, ...] = (
     (r"(?<=\d)[x×](?!\w)", " times"),
     (r"%", " percent"),
     (r"‰", " per mille"),
+    # espeak-ng drops some of the signs.
+    (r"(?:^|(?<=[\s(]))-(?=\d)", "minus "),
     (r" ?°", " degrees"),
 )
 _PLAIN_RULES, _RANGE_RULES, _REST_RULES = compiled(_PLAIN), compiled(_RANGES), compiled(_REST)

@@ -13,7 +13,7 @@ _ABBREVIATIONS = {
     "cf.": "compare", "approx.": "approximately", "ca.": "circa", "a.k.a.": "also known as", "w/o": "without",
     "w/": "with", "Ph.D.": "PhD", "dept.": "department", "Dept.": "Department", "govt.": "government",
     "incl.": "including", "CO2": "C O 2", "EV": "E V", "EVs": "E Vs",
-    "ETA": "E T A", "IoT": "I O T", "RAM": "ram", "NAS": "nass",
+    "ETA": "E T A", "PIN": "pin", "PINs": "pins", "IoT": "I O T", "RAM": "ram", "NAS": "nass",
 }  # fmt: skip
 """Abbreviations that are expanded everywhere."""
 _BEFORE_A_NAME = {
@@ -72,7 +72,8 @@ def _after_name(found: re.Match[str]) -> str:
 
 def _power(found: re.Match[str]) -> str:
     known = {"2": "squared", "²": "squared", "3": "cubed", "³": "cubed"}
-    return f" {known.get(found[1], f'to the power of {found[1]}')}"
+    exponent = found[1].replace("-", "minus ")
+    return f" {known.get(exponent, f'to the power of {exponent}')}"
 
 
 def _alternatives(found: re.Match[str]) -> str:
