@@ -242,7 +242,7 @@ def _sentence_ends(before: str, gap: str, word: str, line: int, *, whole: bool) 
     if not found or _is_list_mark(before, last):
         return False
     stop, closers = found.groups()
-    if stop == "." and _UNIT.search(before[-24:]) and word[:1].islower():
+    if stop == "." and _UNIT.search(before[-24:]) and (not word or word[0].islower()):
         return False
     if closers or (len(stop) > 1 and stop[-1] == ".") or stop[-1] == "…":
         first = word.lstrip(OPENERS)[:1]
@@ -291,11 +291,12 @@ def _early_break(text: str) -> int:
             last = words[index - 1].lower()
             if words[index].lower() in pauses and last not in linking and not (last.endswith(".") or _counts(last)):
                 return ends[index - 1]
-    if words[-1].endswith(".") and len(words) > 1:
-        return ends[-1]
-    last = words[-1].lower()
+    abbreviated = words[-1].endswith(".") and len(words) > 1
+    last = words[-2 if abbreviated else -1].lower()
     unfinished = _counts(last) or last in linking or last in _DETERMINERS
-    return 0 if unfinished and len(words) < MOST_WORDS + EARLY_WORDS else len(text)
+    if unfinished and len(words) < MOST_WORDS + EARLY_WORDS:
+        return 0
+    return ends[-1] if abbreviated else len(text)
 
 
 def _break(text: str) -> int:

@@ -25,19 +25,19 @@ def lines(language: str, half: int) -> list[tuple[str, str]]:
     return [(row.split("\t")[0], row.split("\t")[1]) for row in rows[half::2]]
 
 
-def wrong(language: str, half: int) -> list[str]:
+def wrong(language: str, half: int, *, hurried: bool = False) -> list[str]:
     """The lines of the half that are not normalized to their spoken form, with both."""
     found = []
     for text, expected in lines(language, half):
-        normalized = normalized_text(text, language)
+        normalized = normalized_text(text, language, hurried=hurried)
         if spoken_form(normalized, language) != spoken_form(expected, language):
             found.append(f"{text!r} -> {normalized!r}, not {expected!r}")
     return found
 
 
-def normalized_text(text: str, language: str) -> str:
-    """What the voice gets: the sentences of the text, each normalized."""
-    splitter = SentenceSplitter()
+def normalized_text(text: str, language: str, *, hurried: bool = False) -> str:
+    """What the voice gets: the parts of the text, each normalized; `hurried`: the shorter parts of live conversation."""
+    splitter = SentenceSplitter(hurried)
     return " ".join(normalize(piece, language) for piece in [*splitter.feed(text), *splitter.finish()])
 
 

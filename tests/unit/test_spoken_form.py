@@ -20,6 +20,11 @@ def test_texts_are_spoken_as_a_newsreader_says_them(language: str) -> None:
     assert len(wrong) <= MOST_WRONG * len(spoken_form.lines(language, 0)), wrong
 
 
+def test_short_parts_of_live_conversation_leave_numbers_in_their_context() -> None:
+    wrong = spoken_form.wrong("en-US", 0, hurried=True)
+    assert len(wrong) <= 0.015 * len(spoken_form.lines("en-US", 0)), wrong
+
+
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_texts_that_were_held_out_are_spoken_as_well(language: str) -> None:
     """Gives only the number: whoever sees a line can no longer judge the rules by it."""
