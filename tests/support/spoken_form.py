@@ -36,7 +36,7 @@ def wrong(language: str, half: int, *, hurried: bool = False) -> list[str]:
 
 
 def normalized_text(text: str, language: str, *, hurried: bool = False) -> str:
-    """What the voice gets: the parts of the text, each normalized; `hurried`: the shorter parts of live conversation."""
+    """What the voice gets: the parts of the text, each normalized; `hurried`: those of live conversation."""
     splitter = SentenceSplitter(hurried)
     return " ".join(normalize(piece, language) for piece in [*splitter.feed(text), *splitter.finish()])
 

@@ -178,7 +178,8 @@ def _patterns(language: str) -> tuple[re.Pattern[str], re.Pattern[str]]:
     names = "|".join(re.escape(unit) for unit in sorted(_LANGUAGES[language].units, key=len, reverse=True))
     end = rf"(?:{names})(?![\w²³/$])"
     ranged = rf"(?<![\w.,/-])({_NUMBER}) ?[-–] ?(?={_NUMBER}\s?{end})"
-    return re.compile(rf"{ranged}"), re.compile(rf"(?<![\w.,])({_NUMBER})\s?({names})(?![\w²³/$])")
+    # 5A is a room or a seat.
+    return re.compile(ranged), re.compile(rf"(?<![\w.,])({_NUMBER})(?:\s|(?!A\b))({names})(?![\w²³/$])")
 
 
 def units_written_out(text: str, language: str) -> str:
