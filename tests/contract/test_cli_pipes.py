@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ Run = Callable[..., tuple[int, bytes, str]]
 
 
 @pytest.fixture
-def run(data: Path, monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.CaptureFixture[bytes]) -> Run:
+def run(data: Path, monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.CaptureFixture[bytes]) -> Iterator[Run]:
     """Runs a command with fake engines and this standard input: its status, standard output and standard error."""
 
     def command(*words: str, stdin: bytes = b"", status: int = 0) -> tuple[int, bytes, str]:
@@ -32,7 +33,13 @@ def run(data: Path, monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.Capture
         assert exited.value.code == status, output.err.decode()
         return status, output.out, output.err.decode()
 
-    return command
+    loggers = logging.getLogger(), logging.getLogger("chatapi")
+    handlers, levels = loggers[0].handlers[:], [logger.level for logger in loggers]
+    yield command
+    # A command logs to the standard error that this test captured.
+    loggers[0].handlers[:] = handlers
+    for logger, level in zip(loggers, levels, strict=True):
+        logger.setLevel(level)
 
 
 def test_text_only_prints_what_the_voice_would_get(run: Run, tmp_path: Path) -> None:
