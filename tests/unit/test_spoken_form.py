@@ -80,6 +80,10 @@ def test_normalized_text_stays_when_it_is_normalized_again(language: str) -> Non
         ("Porsche 911, 911 boxes", "Porsche nine eleven, 911 boxes"),
         ("version 1.2.24", "version 1 point 2 point 24"),
         ("0x1F, 00:1A:3C:4D", "0x1F, 00:1A:3C:4D"),
+        ("an alarm for 0630, c. 1850", "an alarm for 6 30, circa eighteen fifty"),
+        ("a room of 12' x 14', 2x + 3", "a room of 12 by 14 feet, 2x plus 3"),
+        ("45°/32°, 10% - 15%", "45 degrees, 32 degrees, 10 percent to 15 percent"),
+        ("3 PM PST/6 PM EST", "3 PM PST, 6 PM EST"),
     ],
 )
 def test_text_that_looks_alike_is_told_apart(text: str, expected: str) -> None:

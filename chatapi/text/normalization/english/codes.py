@@ -30,7 +30,7 @@ _SAID_TO_BE = r"(?:(?:,? (?:is|was|of|to|for [a-z]{1,20} is|number|no\.?|now)|:|
 _LINK = rf"{_SAID_TO_BE}| "
 _NO_PLURAL = r"(?! (?!is\b|was\b|has\b|does\b|expires|works|ends|opens|unlocks|ships)[a-z]{2,20}s\b)"
 _PRIVATE_DIGITS = r"\d{3,10}(?:[ -]\d{2,6}){0,3}|\d\d(?:-\d\d){1,3}"
-_REFERENCE_DIGITS = r"\d{4,20}(?:[ -]\d{3,6}){0,3}"
+_REFERENCE_DIGITS = r"\d{4,20}(?:[ -]\d{3,6}){0,3}|\d{3}(?:-\d{3,8}){1,3}"
 _NO_NUMBER_AFTER = r"(?![\w%]|[.,:/-]\d)"
 _NAMED = (
     "[Ff]light|Boeing|Airbus|Porsche|[Rr]oom|[Ss]uite|[Aa]partment|Apt\\.?|[Hh]ighway|Hwy|Interstate|Route|[Bb]us|Unit|"

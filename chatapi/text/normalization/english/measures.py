@@ -95,6 +95,7 @@ _RULES: tuple[Rule, ...] = (
     (r"\b(sq|cu)\. (ft|in|m|mi|yd)\b", r"\1 \2"),
     (r"(?<=\d)A(?= (?:fuse|breaker|circuit|charger|plug|socket|outlet|current)s?\b)", " A"),
     (r"(?<![\w.,])(\d{1,3}) ?ft\.?,? (\d{1,2}) ?in\b\.?(?! (?:the|a|an)\b)", _feet),
+    (r"(?<![\w.,])(\d{1,4})['′] ?[x×] ?(\d{1,4})['′](?!\w)", r"\1 by \2 feet"),
     (r"(?<![\w.,])(\d{1,2})['′] ?(\d{1,2})(?:\"|”|''|″|′′)", r"\1 foot \2"),
     (rf"(?<![\w.,])({AMOUNT})(-| )?[iI]n(?:\.(?!\w)|(?= (?:{_MEASURED})\b|[,;!?]|$| [×x] )|(?=-))", _inches),
     (rf"(?<![\w.,])({_FRACTION})( |-)in\b(?! (?:the|an?|my|this|each|every|all|that|his|her|\d))", _inches),

@@ -132,8 +132,8 @@ _ARTICLE = re.compile(
     re.IGNORECASE,
 )
 _DESCRIBED = word_set(
-    "adapter angle apartment bag battery belt bill board bolt bottle bulb cable camera charger circuit coin contract "
-    "deal deposit diameter display dose drill fee fuse glass grant gun home house jar jug ladder lawsuit lens limit "
+    "adapter angle apartment bag battery belt bill board bolt bottle bulb cable camera charger circuit clock coin "
+    "contract deal deposit diameter display dose drill fee fuse glass grant gun home house jar jug ladder lawsuit lens limit "
     "loan lot monitor motor nail note old pack pan pill pipe pizza plank race radius resistor screen screw socket "
     "tablet tank timer weight window zone"
 )

@@ -74,6 +74,11 @@ def _verse(found: re.Match[str]) -> str:
     return f"{found[1]} {found[2]} {found[3]}" + (f" to {found[4]}" if found[4] else "")
 
 
+def _military(found: re.Match[str]) -> str:
+    """An alarm for 0630."""
+    return clock(found[1] or found[3], found[2] or found[4])
+
+
 _HALVES: tuple[Rule, ...] = (
     (r"(?<=noon)[-–](?=\d)|(?<=midnight)[-–](?=\d)", " to "),
     (r"(?<=\d) ?([aApP])[mM]\b", lambda found: f" {found[1].upper()}M"),
@@ -82,6 +87,8 @@ _HALVES: tuple[Rule, ...] = (
         r"\1 to \2",
     ),
     (r"(?<=\bat )(\d{1,2})h([0-5]\d)\b", lambda found: clock(found[1], found[2])),
+    (r"(?<=\b(?:at|by) )(0\d)([0-5]\d)\b|(?<=\bfor )(0\d)([0-5]\d)\b", _military),
+    (r"(?<=[AP]M)/(?=\d)|(?<=[A-Z][SD]T)/(?=\d)", ", "),
 )
 _TIMES: tuple[Rule, ...] = (
     (rf"\b({_BOOKS}) (\d{{1,3}}):(\d{{1,3}})(?:[-–](\d{{1,3}}))?(?![\w:])", _verse),

@@ -99,6 +99,7 @@ _EXTENSION = "yaml|yml|json|txt|pdf|py|mp3|wav|flac|png|jpe?g|csv|md|zip|exe|con
 _ABBREVIATED: tuple[Rule, ...] = (
     (r"(?<=\d) ?[aApP]\.[mM]\.", lambda found: f" {_half_of_day(found)}"),
     (r"\b[ap]\.m\.", _dotless),
+    (r"\bc\. ?(?=\d{3,4}\b)", "circa "),
 )
 _WORDS: tuple[Rule, ...] = (
     (
