@@ -133,8 +133,8 @@ _ARTICLE = re.compile(
 )
 _DESCRIBED = word_set(
     "adapter angle apartment bag battery belt bill board bolt bottle bulb cable camera charger circuit clock coin "
-    "contract deal deposit diameter display dose drill fee fuse glass grant gun home house jar jug ladder lawsuit lens limit "
-    "loan lot monitor motor nail note old pack pan pill pipe pizza plank race radius resistor screen screw socket "
-    "tablet tank timer weight window zone"
+    "contract deal deposit diameter display dose drill fee fuse glass grant gun home house jar jug ladder lawsuit "
+    "lens limit loan lot monitor motor nail note old pack pan pill pipe pizza plank race radius resistor screen "
+    "screw socket tablet tank timer weight window zone"
 )
 """Nouns that an amount before them describes, also without an article."""
