@@ -6,7 +6,7 @@ import re
 import unicodedata
 from collections.abc import Iterable, Sequence
 
-from chatapi.text.normalization.english_numbers import below_hundred
+from chatapi.text.normalization.english.numbers import below_hundred
 
 UNITS = ((10**12, "trillion"), (10**9, "billion"), (10**6, "million"), (1000, "thousand"), (100, "hundred"))
 SAME = {

@@ -11,6 +11,7 @@ import anyio
 
 from chatapi import settings
 from chatapi.cli import options
+from chatapi.cli.turn_io import with_dashed_text
 from chatapi.errors import ChatapiError, collapse_exception_group
 from chatapi.observability import logs, redaction
 from chatapi.storage import setting_overrides
@@ -26,7 +27,7 @@ EPILOG = """Settings are read from chatapi.toml, CHATAPI_* in the environment, t
 
 def main(arguments: list[str] | None = None) -> None:
     """Run one command and exit with its status."""
-    chosen = _parser().parse_args(arguments)
+    chosen = _parser().parse_args(with_dashed_text(sys.argv[1:] if arguments is None else arguments))
     try:
         sources = settings.load([*chosen.set_before, *chosen.set], chosen.config or chosen.config_before)
         loaded = setting_overrides.applied(sources)
@@ -100,7 +101,7 @@ def _transcribe(loaded: settings.Loaded, chosen: argparse.Namespace) -> int:
 def _say(loaded: settings.Loaded, chosen: argparse.Namespace) -> int:
     from chatapi.cli.say import say
 
-    return anyio.run(say, loaded.settings, chosen.text, chosen.output, chosen.voice)
+    return anyio.run(say, loaded.settings, chosen)
 
 
 def _models(loaded: settings.Loaded, chosen: argparse.Namespace) -> int:
@@ -165,7 +166,7 @@ COMMANDS: dict[str, tuple[Command, str, Callable[[argparse.ArgumentParser], None
     "talk": (_talk, "hold a conversation through this machine's microphone and speaker", options.talk),
     "ask": (_ask, "run one turn, with the models of this machine or with a server", options.ask),
     "transcribe": (_transcribe, "transcribe an audio file of any length", options.transcribe),
-    "say": (_say, "synthesize speech into a WAV file", options.say),
+    "say": (_say, "synthesize speech into a file, or show the normalized text", options.say),
     "models": (_models, "list, fetch, verify or remove models", options.models),
     "compile": (_compile, "compile a model for this board, or check a compiled one", options.compile_),
     "check": (_check, "check settings, models, libraries, devices and memory", options.check),

@@ -3,29 +3,32 @@
 from __future__ import annotations
 
 import argparse
-import io
 import json
 import os
 import sys
-import wave
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 import anyio.to_thread
 
-from chatapi.cli.turn_io import is_audio_file, loaded_appliance, text_or_stdin, write_wav
+from chatapi.cli.turn_io import loaded_appliance, output_format, question, write_speech
 from chatapi.errors import BadInput, ChatapiError
 from chatapi.settings import Settings
 
 # Each way imports what it needs when it runs: with `--server` this machine needs no engines.
 if TYPE_CHECKING:
+    from chatapi.audio import Audio
     from chatapi.client import AsyncClient, Completion, TurnOptions
     from chatapi.services.turns.completion import Turn
 
 
+ANSWER = Path("answer.wav")
+"""File of a spoken answer where none is given."""
+
+
 async def ask(settings: Settings, chosen: argparse.Namespace) -> int:
-    """Run one turn: print the text as it is generated, and write a spoken answer as a WAV file. Status 0.
+    """Run one turn: print the text as it is generated, and write a spoken answer to a file. Status 0.
 
     Raises ChatapiError; with `--server` its code may be any code of the server.
     """
@@ -33,11 +36,12 @@ async def ask(settings: Settings, chosen: argparse.Namespace) -> int:
         raise BadInput("--key and --fingerprint are only used with --server")
     if chosen.output and chosen.reply != "voice":
         raise BadInput("-o names the file of a spoken answer; add --reply voice, or leave -o out")
+    if chosen.output:
+        output_format(chosen.output)
     return await (_ask_server(settings, chosen) if chosen.server else _ask_locally(settings, chosen))
 
 
 async def _ask_locally(settings: Settings, chosen: argparse.Namespace) -> int:
-    from chatapi.audio import wav
     from chatapi.events import TextDelta, Transcript
     from chatapi.services.turns.result import TurnResult
 
@@ -56,8 +60,7 @@ async def _ask_locally(settings: Settings, chosen: argparse.Namespace) -> int:
     del document["response"]
     _print_end(document if chosen.json else None, result.conversation, text_file)
     if turn.speak:
-        audio = result.audio()
-        await write_wav(chosen.output or Path("answer.wav"), wav(audio), audio.seconds)
+        await write_speech(chosen.output or ANSWER, result.audio())
     return 0
 
 
@@ -70,15 +73,8 @@ def _roles(turn: Turn) -> set[str]:
 def _turn(chosen: argparse.Namespace) -> Turn:
     from chatapi.services.turns.completion import Turn
 
-    file = Path(chosen.question)
-    text, audio = None, None
-    if is_audio_file(chosen.question):
-        try:
-            audio = file.read_bytes()
-        except OSError as error:
-            raise BadInput(f"cannot read {file}: {error.strerror}") from error
-    else:
-        text = text_or_stdin(chosen.question)
+    asked = question(chosen.question)
+    text, audio = (asked, None) if isinstance(asked, str) else (None, asked)
     return Turn(prompt=text, audio=audio, speak=chosen.reply == "voice", **_options(chosen))
 
 
@@ -104,8 +100,7 @@ async def _ask_server(settings: Settings, chosen: argparse.Namespace) -> int:
     document = {name: value for name, value in asdict(completion).items() if name != "audio"}
     _print_end(document if chosen.json else None, completion.conversation, _text_file(chosen))
     if chosen.reply == "voice":
-        seconds = len(samples) / 2 / (rate or 1)
-        await write_wav(chosen.output or Path("answer.wav"), _wav(samples, rate), seconds)
+        await write_speech(chosen.output or ANSWER, _speech(samples, rate))
     return 0
 
 
@@ -113,8 +108,8 @@ async def _answer(client: AsyncClient, chosen: argparse.Namespace) -> tuple[Comp
     """The answer, printed as it arrives; its speech as 16-bit samples, and their rate in Hz."""
     from chatapi.client import DeltaEvent, EndEvent, SpeechEvent, TranscriptEvent
 
-    audio = Path(chosen.question) if is_audio_file(chosen.question) else None
-    prompt = None if audio is not None else text_or_stdin(chosen.question)
+    asked = question(chosen.question)
+    prompt, audio = (asked, None) if isinstance(asked, str) else (None, asked)
     text_file = _text_file(chosen)
     samples, rate = bytearray(), 0
     async with client.stream(prompt, audio=audio, reply=chosen.reply, **_options(chosen)) as events:
@@ -157,11 +152,9 @@ def _options(chosen: argparse.Namespace) -> TurnOptions:
     }
 
 
-def _wav(samples: bytes, rate: int) -> bytes:
-    file = io.BytesIO()
-    with wave.open(file, "wb") as out:
-        out.setnchannels(1)
-        out.setsampwidth(2)
-        out.setframerate(rate or 1)
-        out.writeframes(samples)
-    return file.getvalue()
+def _speech(samples: bytes, rate: int) -> Audio:
+    import numpy as np
+
+    from chatapi.audio import Audio
+
+    return Audio(np.frombuffer(samples, "<i2").astype(np.float32) / np.float32(32767), rate or 1)

@@ -6,8 +6,10 @@ import argparse
 from pathlib import Path
 
 from chatapi.auth import SCOPES, is_needed
+from chatapi.cli.turn_io import said
 
 SERVER = "connect to the server at this URL, https://HOST:8000; no models are loaded here"
+OUTPUT = "the suffix names the format: wav, flac, opus, ogg, mp3, aac; - writes WAV to standard output"
 FINGERPRINT = "trust the server's certificate with this fingerprint"
 
 
@@ -40,11 +42,11 @@ def talk(parser: argparse.ArgumentParser) -> None:
 
 
 def ask(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("question", help="text, or an audio file; - reads text from standard input")
-    parser.add_argument("--reply", choices=("text", "voice"), default="text", help="default: text")
     parser.add_argument(
-        "-o", "--output", type=Path, help="file of a spoken answer; default: answer.wav; - for standard output"
+        "question", type=said, help="text, or an audio file; - reads text or a recording from standard input"
     )
+    parser.add_argument("--reply", choices=("text", "voice"), default="text", help="default: text")
+    parser.add_argument("-o", "--output", type=Path, help=f"file of a spoken answer; default: answer.wav; {OUTPUT}")
     parser.add_argument("--conversation", help="id of a conversation to continue")
     parser.add_argument("--system", help="system prompt, instead of the default")
     parser.add_argument("--voice", help="a voice from `chatapi models list`")
@@ -59,7 +61,7 @@ def ask(parser: argparse.ArgumentParser) -> None:
 
 
 def transcribe(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("file", type=Path, help="an audio or video file")
+    parser.add_argument("file", type=Path, help="an audio or video file; - reads it from standard input")
     parser.add_argument("--language", help="ISO 639-1 code; default: detected if the model can")
     parser.add_argument(
         "--json", action="store_true", help="print one JSON object per line: text, start, end, language"
@@ -67,9 +69,10 @@ def transcribe(parser: argparse.ArgumentParser) -> None:
 
 
 def say(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("text", help="the text, or - to read it from standard input")
+    parser.add_argument("text", type=said, help="the text, or - to read it from standard input")
+    parser.add_argument("-o", "--output", type=Path, default=Path("say.wav"), help=f"default: say.wav; {OUTPUT}")
     parser.add_argument(
-        "-o", "--output", type=Path, default=Path("say.wav"), help="default: say.wav; - for standard output"
+        "--text-only", action="store_true", help="print the normalized text that the voice would get, and stop"
     )
     parser.add_argument("--voice", help="a voice from `chatapi models list`")
 

@@ -1,45 +1,140 @@
-"""What `ask`, `transcribe` and `say` share: text from standard input, WAV output, and loaded engines."""
+"""What `ask`, `transcribe` and `say` share: standard input, files of speech, and loaded engines."""
 
 from __future__ import annotations
 
+import re
+import shutil
 import sys
-from collections.abc import AsyncIterator, Collection
-from contextlib import asynccontextmanager
+import tempfile
+from collections.abc import AsyncIterator, Collection, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 import anyio
+import anyio.to_thread
 
-from chatapi.errors import StorageError
+from chatapi.errors import BadInput, StorageError
 from chatapi.settings import Settings
 
 if TYPE_CHECKING:
     from chatapi.appliance import Appliance
+    from chatapi.audio import Audio
 
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".m4a", ".mp4", ".aac", ".webm")
+FORMAT_OF = {"": "wav", ".wav": "wav", ".flac": "flac", ".opus": "opus", ".ogg": "opus", ".mp3": "mp3", ".aac": "aac"}
+"""Suffix of an output file -> name of its audio format."""
+STANDARD = "-"
+"""The file name that means standard input or standard output."""
+_LIKE_AN_OPTION = re.compile(r"-{1,2}[A-Za-z].*|-{1,2}|-\d+|-\d*\.\d+", re.DOTALL)
+
+
+def with_dashed_text(arguments: list[str]) -> list[str]:
+    """The arguments of the command line, with texts such as -5°C marked so that argparse takes them for no options.
+
+    It does so for arguments with a space in them, so these get one at their end; `said` removes it.
+    """
+    if STANDARD * 2 in arguments:
+        return arguments
+    return [
+        f"{argument} " if argument.startswith("-") and not _LIKE_AN_OPTION.fullmatch(argument) else argument
+        for argument in arguments
+    ]
+
+
+def said(argument: str) -> str:
+    """The text that the user gave as an argument."""
+    return argument.removesuffix(" ") if argument.startswith("-") else argument
 
 
 def is_audio_file(argument: str) -> bool:
     """Whether a command line argument is the name of an audio file."""
-    return argument != "-" and Path(argument).suffix.lower() in AUDIO_SUFFIXES
+    return argument != STANDARD and Path(argument).suffix.lower() in AUDIO_SUFFIXES
 
 
 def text_or_stdin(argument: str) -> str:
     """The text of a command line argument, or of standard input for `-`."""
-    return sys.stdin.read() if argument == "-" else argument
+    return sys.stdin.read() if argument == STANDARD else argument
 
 
-async def write_wav(output: Path, wav: bytes, seconds: float) -> None:
-    """Write a WAV to a file, or to standard output for `-`; `seconds`: its duration. Raises StorageError."""
-    if str(output) == "-":
+def question(argument: str) -> str | bytes:
+    """The question that an argument of `ask` means: text, or the bytes of a recording; `-` reads either from standard
+    input. Raises BadInput.
+    """
+    if is_audio_file(argument):
+        try:
+            return Path(argument).read_bytes()
+        except OSError as error:
+            raise BadInput(f"cannot read {argument}: {error.strerror}") from error
+    return _from_stdin() if argument == STANDARD else argument
+
+
+def _from_stdin() -> str | bytes:
+    from chatapi.client.wire import MAGIC
+
+    data = sys.stdin.buffer.read()
+    try:
+        # No recording is valid UTF-8 without NUL: its header has sizes.
+        if 0 not in data:
+            return data.decode()
+    except UnicodeDecodeError:
+        pass
+    if any(data[at : at + len(mark)] == mark for at, mark, _ in MAGIC):
+        return data
+    raise BadInput("standard input is neither text in UTF-8 nor a recording")
+
+
+@contextmanager
+def recording(file: Path) -> Iterator[Path]:
+    """The file, or for `-` a temporary file with what standard input has. Blocking. Raises StorageError."""
+    if str(file) != STANDARD:
+        yield file
+        return
+    with tempfile.NamedTemporaryFile(prefix="chatapi-") as copy:
+        try:
+            shutil.copyfileobj(sys.stdin.buffer, copy)
+            copy.flush()
+        except OSError as error:
+            raise StorageError(f"cannot store standard input in {copy.name}: {error.strerror}") from error
+        yield Path(copy.name)
+
+
+def output_format(output: Path) -> str:
+    """The name of the audio format that a file's suffix stands for; WAV for standard output. Raises BadInput."""
+    found = FORMAT_OF.get(output.suffix.lower())
+    if found is None:
+        known = ", ".join(suffix for suffix in FORMAT_OF if suffix)
+        raise BadInput(f"cannot write {output}: {output.suffix} is not supported; supported are: {known}")
+    return found
+
+
+async def write_speech(output: Path, speech: Audio) -> None:
+    """Write speech to a file, in the format of its suffix, or as WAV to standard output for `-`.
+
+    Raises StorageError.
+    """
+    data = await anyio.to_thread.run_sync(_encoded, speech, output_format(output))
+    if str(output) == STANDARD:
         standard: BinaryIO = sys.stdout.buffer
-        standard.write(wav)
+        standard.write(data)
         return
     try:
-        await anyio.Path(output).write_bytes(wav)
+        await anyio.Path(output).write_bytes(data)
     except OSError as error:
         raise StorageError(f"cannot write {output}: {error.strerror}") from error
-    print(f"{seconds:.1f} s of speech in {output}", file=sys.stderr)
+    print(f"{speech.seconds:.1f} s of speech in {output}", file=sys.stderr)
+
+
+def _encoded(speech: Audio, name: str) -> bytes:
+    from chatapi.audio import wav
+
+    # The encoder's WAV is for streams: its header does not state the length.
+    if name == "wav":
+        return wav(speech)
+    from chatapi.audio.encoding import Encoder
+
+    encoder = Encoder(name, speech.rate)
+    return encoder.feed(speech) + encoder.finish()
 
 
 @asynccontextmanager

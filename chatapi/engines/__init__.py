@@ -316,6 +316,13 @@ class Voice:
     """ISO 639-1 code."""
     rate: int
     """Sample rate of its speech, in Hz."""
+    region: str = ""
+    """ISO 3166-1 code of the country whose dates and accent it speaks, such as GB; empty: unknown."""
+
+    @property
+    def locale(self) -> str:
+        """The language with the region where it is known, such as en-GB."""
+        return f"{self.language}-{self.region}" if self.region else self.language
 
 
 class Synthesizer(Protocol):

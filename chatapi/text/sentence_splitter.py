@@ -36,6 +36,10 @@ _BREAK = re.compile(r"[,;:،؛–—](?=\s)|\s-(?=\s)|[，、；：—]")
 _ENDS = frozenset(".!?。！？؟।")
 _LIST_MARK = re.compile(r"(?:\d{1,2}|[A-Za-z]|[ivx]{1,4})\.")
 _DOTTED = re.compile(r"(?:[^\W\d_]\.){1,5}[^\W\d_]|Ph\.D")
+_UNIT = re.compile(
+    r"\d(?: ?| ?-)(?:in|ft|yd|mi|oz|lbs?|gal|qt|tsp|tbsp|sec|secs|mins?|hrs?|yrs?|wks?|mos?|kg|km|cm|mm)\.$"
+)
+"""A unit that is abbreviated with a full stop."""
 _WIDE = re.compile(r"[\u1100-\u11ff\u2e80-\u9fff\uac00-\ud7af\uf900-\ufaff\uff00-\uffef]")
 
 
@@ -54,12 +58,13 @@ def word_set(words: str, between: str | None = None) -> frozenset[str]:
 
 
 BEFORE_A_NAME = word_set(
-    "Mr Mrs Ms Messrs Dr Prof St Mt Ft Rev Hon Gen Col Capt Lt Sgt Gov Sen Rep Pres Herr Hr Fr Sra Dra Mme Mlle Me "
-    "e.g i.e eg ie cf vs viz approx ca circa z.B d.h u.a s.u v.a bzw ggf vgl evtl incl inkl p.ej"
+    "Mr Mrs Ms Messrs Dr Prof St Mt Ft Rev Hon Gen Col Capt Lt Sgt Gov Maj Cmdr Cpl Sen Rep Pres Herr Hr Fr Sra Dra "
+    "Mme Mlle Me e.g i.e eg ie cf vs viz approx ca circa z.B d.h u.a s.u v.a bzw ggf vgl evtl incl inkl p.ej"
 )
 """Abbreviations that never end a sentence."""
 BEFORE_A_NUMBER = word_set(
-    "No no Nos nos Nr nr Num N n p P pp S Fig fig Figs Vol vol Ch ch Sec sec Art art Abb Kap Bd Eq eq Ver ver v"
+    "No no Nos nos Nr nr Num N n p P pp S Fig fig Figs Vol vol Ch ch Sec sec Art art Abb Kap Bd Eq eq Ver ver v "
+    "Ep ep Apt apt Ext ext Hwy Rte Rm"
 )
 """Abbreviations when a number follows, words otherwise."""
 MAY_END = word_set(
@@ -93,6 +98,12 @@ _PAUSES_BEFORE = (
     ),
 )
 """Words before which a voice may pause when a part must be cut without punctuation; the first set is preferred."""
+
+
+_DETERMINERS = word_set(
+    "the a an my your his her its our their this that these those no low early late mid number of x"
+)
+"""Words that belong to the next one, which may be a number: in his 20s."""
 
 
 class SentenceSplitter:
@@ -193,7 +204,7 @@ class SentenceSplitter:
             return 0
         if _CLAUSE.search(before[-16:]) and not word[0].isdigit() and _is_clause(before):
             return len(before)
-        if whole and word in _CONJUNCTIONS and count_words(before) >= CONJUNCTION_WORDS:
+        if whole and word in _CONJUNCTIONS and count_words(before) >= CONJUNCTION_WORDS and not _counts(before):
             return len(before)
         return 0
 
@@ -231,6 +242,8 @@ def _sentence_ends(before: str, gap: str, word: str, line: int, *, whole: bool) 
     if not found or _is_list_mark(before, last):
         return False
     stop, closers = found.groups()
+    if stop == "." and _UNIT.search(before[-24:]) and (not word or word[0].islower()):
+        return False
     if closers or (len(stop) > 1 and stop[-1] == ".") or stop[-1] == "…":
         first = word.lstrip(OPENERS)[:1]
         return bool(first) and not first.islower()
@@ -261,19 +274,29 @@ def _is_clause(text: str) -> bool:
     return count_words(text) >= CLAUSE_WORDS and _size(text) >= CLAUSE_SIZE
 
 
+def _counts(text: str) -> bool:
+    """Whether the last word has a digit: its unit may follow, or the rest of a duration, a date or a range."""
+    return any(char.isdigit() for char in text.rsplit(None, 1)[-1])
+
+
 def _early_break(text: str) -> int:
-    """Where to cut the start of a sentence without a clause: before the last word that allows a pause."""
+    """Where to cut the start of a sentence without a clause: before the last word that allows a pause; 0 where only a
+    number, whose unit may follow, would end it, or a word that belongs to the next.
+    """
     ends = [found.start() for found in re.finditer(r"\s+", text)]
     words = text.split()
     linking = _PAUSES_BEFORE[0] | _PAUSES_BEFORE[1]
     for pauses in _PAUSES_BEFORE:
         for index in range(len(words) - 1, EARLY_WORDS - 1, -1):
             last = words[index - 1].lower()
-            if words[index].lower() in pauses and last not in linking and not last.endswith("."):
+            if words[index].lower() in pauses and last not in linking and not (last.endswith(".") or _counts(last)):
                 return ends[index - 1]
-    if words[-1].endswith(".") and len(words) > 1:
-        return ends[-1]
-    return len(text)
+    abbreviated = words[-1].endswith(".") and len(words) > 1
+    last = words[-2 if abbreviated else -1].lower()
+    unfinished = _counts(last) or last in linking or last in _DETERMINERS
+    if unfinished and len(words) < MOST_WORDS + EARLY_WORDS:
+        return 0
+    return ends[-1] if abbreviated else len(text)
 
 
 def _break(text: str) -> int:

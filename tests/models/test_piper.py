@@ -103,6 +103,22 @@ def anna(tmp_path_factory: pytest.TempPathFactory) -> Piper:
     return Piper(Settings(), [make_voice(tmp_path_factory.mktemp("voice"), "anna")])
 
 
+@pytest.mark.parametrize(
+    ("espeak", "language", "locale"),
+    [
+        ("en-us", {"code": "en_US", "family": "en"}, "en-US"),
+        ("en-gb-x-rp", {"code": "en_GB", "family": "en", "region": "GB"}, "en-GB"),
+        ("pt-br", {}, "pt-BR"),
+        ("de", {}, "de"),
+    ],
+)
+def test_voice_has_the_locale_of_its_description(
+    tmp_path: Path, espeak: str, language: dict[str, str], locale: str
+) -> None:
+    [voice] = Piper(Settings(), [make_voice(tmp_path, "amy", espeak={"voice": espeak}, language=language)]).voices
+    assert voice.locale == locale
+
+
 def test_sentences_are_chunks_at_the_rate_of_the_voice(anna: Piper):
     chunks = synthesize(anna, "Hello there. How are you? Fine!")
     assert len(chunks) == 3

@@ -124,6 +124,31 @@ def test_the_first_piece_may_be_a_clause(text: str, first: str) -> None:
     assert split(text)[0] == first
 
 
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [
+        ("The quake yesterday hit at a depth of 10 km below the city.", "10 km"),
+        ("Set the timer in the kitchen for 5m 30s please.", "5m 30s"),
+        ("The lows tonight will be in the 20s and 30s again.", "the 20s and 30s"),
+        ("It was a party with music of the 60s and 70s.", "the 60s and 70s"),
+        ("Please use about 3 tbsp. of the sugar.", "3 tbsp. of"),
+        ("Be there at 5 p.m. sharp, please.", "5 p.m. sharp"),
+        ("Turn to Ep. 12 now.", "Ep. 12"),
+        ("He lives in Apt. 5 of the house.", "Apt. 5"),
+    ],
+)
+@pytest.mark.parametrize("hurried", [False, True])
+def test_number_and_what_belongs_to_it_stay_in_one_piece(text: str, kept: str, hurried: bool) -> None:
+    splitter = SentenceSplitter(hurried)
+    pieces = [*splitter.feed(text), *splitter.finish()]
+    assert any(kept in piece for piece in pieces), pieces
+
+
+def test_sentence_of_numbers_is_split_all_the_same() -> None:
+    pieces = split("1st 2nd 3rd 4th 5th 6th 7th 8th 9th 10th 11th 12th 13th 14th 15th 16th 17th 18th 19th 20th")
+    assert len(pieces) > 1
+
+
 def test_first_piece_is_returned_before_its_sentence_is_complete() -> None:
     splitter = SentenceSplitter()
     deltas = ["the very long sentence of a model that never sets ", "any mark goes "]

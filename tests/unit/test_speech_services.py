@@ -17,6 +17,7 @@ from wyoming.tts import Synthesize
 
 from chatapi.appliance import Appliance
 from chatapi.audio import RATE, Samples
+from chatapi.engines import Voice
 from chatapi.errors import Busy, DeadlineExceeded, TooLarge
 from chatapi.services.transcription.service import SMALL_FILE_BYTES
 from chatapi.services.transcription.transcriber import TranscriptionRequest
@@ -123,6 +124,21 @@ async def test_text_without_words_is_a_short_silence(fake_appliance: RunApplianc
         async with appliance.speech_service.synthesize("".join(deltas)) as items:
             assert [item.seconds async for item in items] == [audio.seconds]
         assert counted(appliance) == {"file text voice ok": 2}
+
+
+@pytest.mark.parametrize(("region", "month"), [("GB", "April 3rd"), ("US", "March 4th"), ("", "March 4th")])
+async def test_text_is_normalized_for_the_region_of_the_voice(
+    fake_appliance: RunAppliance, region: str, month: str
+) -> None:
+    async def text() -> AsyncIterator[str]:
+        yield "Due 03/04/25."
+
+    async with fake_appliance() as appliance:
+        voice = Voice("fake", "en", RATE, region)
+        speech = [item async for item in appliance.synthesis.synthesize_sentences(text(), voice)]
+        expected = f"Due {month}, twenty twenty-five."
+        assert {item.text for item in speech} == {expected}
+        assert appliance.synthesis.normalized_sentences("Due 03/04/25.", voice) == [expected]
 
 
 async def test_closed_synthesis_closes_its_generators_at_once(fake_appliance: RunAppliance) -> None:

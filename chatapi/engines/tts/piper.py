@@ -235,13 +235,14 @@ def _voices(model: InstalledModel) -> Iterator[tuple[Voice, _PiperVoice]]:
         raise ModelError(f"{description} does not describe a Piper voice: {error!r}") from error
     language_table = tree.get("language") or {}
     language = language_table.get("family") or config.espeak_voice.partition("-")[0]
+    region = str(language_table.get("region") or config.espeak_voice.partition("-")[2][:2]).upper()
     if config.num_speakers <= 1:
-        yield Voice(model.name, language, config.sample_rate), _PiperVoice(onnx, config, None)
+        yield Voice(model.name, language, config.sample_rate, region), _PiperVoice(onnx, config, None)
         return
     speakers = dict(config.speaker_id_map) or {str(number): number for number in range(config.num_speakers)}
     for speaker, number in sorted(speakers.items(), key=lambda item: (item[1] != config.default_speaker_id, item[1])):
         name = f"{model.name}/{speaker}"
-        yield Voice(name, language, config.sample_rate), _PiperVoice(onnx, config, number)
+        yield Voice(name, language, config.sample_rate, region), _PiperVoice(onnx, config, number)
 
 
 def _session(onnx: Path, threads: int, settings: Settings) -> Any:

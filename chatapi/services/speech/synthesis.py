@@ -67,7 +67,7 @@ class SpeechSynthesis:
         """Speech for every sentence, in order, each chunk as soon as it is synthesized; without leading silence."""
         has_begun = False
         async for sentence in sentences:
-            text = normalize(sentence, voice.language)
+            text = normalize(sentence, voice.locale)
             if not text:
                 continue
             since, seconds = time.monotonic(), 0.0
@@ -93,6 +93,11 @@ class SpeechSynthesis:
             async for audio in chunks:
                 yield audio
 
+    def normalized_sentences(self, text: str, voice: Voice) -> list[str]:
+        """What the TTS engine gets for a text, a string per sentence; none for a text without words."""
+        normalized = (normalize(sentence, voice.locale) for sentence in split_text(text))
+        return [sentence for sentence in normalized if sentence]
+
     async def synthesize_deltas(self, deltas: AsyncIterator[str], voice: Voice) -> AsyncGenerator[Audio, None]:
         """The audio of a text that still arrives, each sentence as soon as it is complete; a short silence for a text
         without words."""
@@ -111,7 +116,7 @@ class SpeechSynthesis:
         async def watched() -> AsyncGenerator[str, None]:
             nonlocal has_words
             async for sentence in sentences:
-                has_words = has_words or bool(normalize(sentence, voice.language))
+                has_words = has_words or bool(normalize(sentence, voice.locale))
                 yield sentence
 
         async with (

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 
 from chatapi.text.normalization.english import written_out
+from chatapi.text.normalization.languages import units_written_out
 from chatapi.text.sentence_splitter import CLOSERS, OPENERS, STOPS, UNSPACED_STOPS, WRAP
 
 # Every pattern here and in english.py is bounded ({1,300} instead of +, or a start that cannot repeat), so that the
@@ -17,24 +18,10 @@ _DOT = {"en": "dot", "de": "Punkt", "fr": "point", "es": "punto", "it": "punto"}
 _AT = {"en": "at", "de": "ät", "fr": "arobase", "es": "arroba", "it": "chiocciola"}
 _SLASH = {"en": "slash", "de": "Schrägstrich", "fr": "slash", "es": "barra", "it": "barra"}
 """Words for omitted and silent parts, by language."""
-
-_UNITS = {
-    "de": {"km/h": "Kilometer pro Stunde", "km": "Kilometer", "m": "Meter", "cm": "Zentimeter", "mm": "Millimeter",
-           "m²": "Quadratmeter", "kg": "Kilogramm", "g": "Gramm", "l": "Liter", "ml": "Milliliter",
-           "°C": "Grad Celsius", "GB": "Gigabyte", "MB": "Megabyte", "$": "Dollar", "£": "Pfund", "%": "Prozent"},
-    "fr": {"km/h": "kilomètres heure", "cm": "centimètres", "mm": "millimètres", "m²": "mètres carrés",
-           "l": "litres", "ml": "millilitres", "°C": "degrés Celsius", "GB": "gigaoctets", "Go": "gigaoctets",
-           "MB": "mégaoctets", "Mo": "mégaoctets", "$": "dollars", "£": "livres", "%": "pour cent"},
-    "es": {"km/h": "kilómetros por hora", "km": "kilómetros", "m": "metros", "cm": "centímetros", "mm": "milímetros",
-           "m²": "metros cuadrados", "kg": "kilogramos", "g": "gramos", "l": "litros", "ml": "mililitros",
-           "°C": "grados centígrados", "GB": "gigabytes", "MB": "megabytes", "€": "euros", "$": "dólares",
-           "£": "libras", "%": "por ciento"},
-    "it": {"km/h": "chilometri all'ora", "km": "chilometri", "m": "metri", "cm": "centimetri", "mm": "millimetri",
-           "m²": "metri quadrati", "kg": "chilogrammi", "g": "grammi", "l": "litri", "ml": "millilitri",
-           "°C": "gradi Celsius", "GB": "gigabyte", "MB": "megabyte", "€": "euro", "$": "dollari", "£": "sterline",
-           "%": "per cento"},
-}  # fmt: skip
-"""Units after a number, in languages without a module of their own; English is in english.py."""
+_PORT = {"en": "port", "de": "Port", "fr": "port", "es": "puerto", "it": "porta"}
+_PATH_WORDS = {"en": ("colon", "backslash"), "de": ("Doppelpunkt", "Backslash"), "fr": ("deux-points", "antislash"),
+               "es": ("dos puntos", "barra invertida"), "it": ("due punti", "barra inversa")}  # fmt: skip
+"""Words for the marks of a Windows path."""
 
 _COMMANDS = {"times": "×", "cdot": "×", "div": "÷", "pm": "±", "le": "≤", "leq": "≤", "ge": "≥", "geq": "≥", "ne": "≠",
              "neq": "≠", "approx": "≈", "to": "→", "rightarrow": "→", "infty": "∞", "circ": "°", "degree": "°",
@@ -65,6 +52,7 @@ _URL = re.compile(r"<?(?:https?://|(?<!\w)www\.)([^\s<>\"'()\[\]{}*`]{1,500})>?"
 _DOMAIN = re.compile(
     r"(?<![\w.@/-])((?:[\w-]{1,63}\.){1,4}(?:com|org|net|io|dev|ai|edu|gov|de|fr|uk|eu|co|app)\b(?!\.\w)(?:/[\w./-]{0,99})?)"
 )
+_PATH = re.compile(r"(?<!\w)([A-Z]):\\((?:[\w.~-]{1,60}\\){0,12}[\w.~-]{0,60})")
 _EMOTICON = re.compile(r"(?<!\S)[:;]-?[)(DPp](?!\S)")
 _PICTURES = "\U0001f000-\U0001faff\u2600-\u27bf\u2b00-\u2bff\u231a\u231b\u23e9-\u23fa\U000e0020-\U000e007f\u20e3\ufe0f"
 _EMOJI = re.compile(f"[{_PICTURES}](?:[{_PICTURES}\u200d])*")
@@ -89,15 +77,23 @@ _LEADING = re.compile(r"^[,;:.!?)\s]+(?!\d)")
 def normalize(text: str, language: str = "en") -> str:
     """The text normalized for TTS, in one line; empty when it has no words.
 
-    `language` is an ISO 639-1 code, with or without a region. For English, numbers, units, money, dates and
-    abbreviations are written out; for other languages plain numbers and most of the rest are left to the voice.
+    `language` is an ISO 639-1 code, with or without a region (en-GB). For English, numbers, units, money, dates and
+    abbreviations are written out, numeric dates in the order of the region; for other languages units and minus signs,
+    and the rest is left to the voice.
     """
+    day_first = _day_first(language)
     language = language[:2].lower()
     text = _INVISIBLE.sub("", text.replace("\u00a0", " ").replace("\u202f", " "))
     text = " ".join(_lines(_ENTITY.sub(_entity, _TAG.sub("", _BLOCK_TAG.sub("\n", _without_code(text, language))))))
     text = _without_markup(text, language)
-    text = written_out(text) if language == "en" else _with_units(text, language)
+    text = written_out(text, day_first=day_first) if language == "en" else units_written_out(text, language)
     return _tidied(text)
+
+
+def _day_first(locale: str) -> bool:
+    """Whether 03/04/25 is April 3rd there: everywhere but in the United States; English alone is American."""
+    region = locale[3:].upper()
+    return bool(region) and region not in ("US", "PH")
 
 
 def _entity(found: re.Match[str]) -> str:
@@ -149,6 +145,7 @@ def _without_markup(text: str, language: str) -> str:
     text = _EMAIL.sub(lambda found: _email(found, language), text)
     text = _URL.sub(lambda found: _address(found[1], language), text)
     text = _DOMAIN.sub(lambda found: _address(found[1], language), text)
+    text = _PATH.sub(lambda found: _path(found, language), text)
     text = _INLINE_MATHS.sub(r"\1", _MATHS.sub(" ", _FOOTNOTE.sub("", text)))
     text = _FRACTION.sub(r"\1/\2", text)
     text = _COMMAND.sub(lambda found: _COMMANDS.get(found[1], found[1]), _ESCAPE.sub(r"\1", text))
@@ -166,25 +163,24 @@ def _email(found: re.Match[str], language: str) -> str:
     return f"{name} {_AT.get(language, '@')} {found[2].replace('.', dot)}"
 
 
+def _path(found: re.Match[str], language: str) -> str:
+    """C:\\Users, in words where the language has them here."""
+    colon, backslash = _PATH_WORDS.get(language, ("", ""))
+    steps = [step for step in found[2].split("\\") if step]
+    return f"{found[1]} {colon} " + "".join(f"{backslash} {step.replace('_', ' ')} " for step in steps).rstrip()
+
+
 def _address(address: str, language: str) -> str:
     """A host and the first steps of its path, in words; queries are omitted."""
     body = address.rstrip(".,;:!?…")
     after = address[len(body) :]
     host, *path = re.split(r"[?#]", body)[0].removeprefix("www.").split("/")
+    host = re.sub(r":(?=\d{1,5}$)", f" {_PORT.get(language, ':')} ", host)
     steps = [host, *(step for step in path[:2] if step and len(step) <= 30)]
     if language not in _DOT:
         return "/".join(steps) + after
     words = (re.sub(r"[_-]", " ", step).replace(".", f" {_DOT[language]} ") for step in steps)
     return f" {_SLASH[language]} ".join(words) + after
-
-
-def _with_units(text: str, language: str) -> str:
-    """Units after a number, and money, by the language's table."""
-    if not (units := _UNITS.get(language)):
-        return text
-    names = "|".join(re.escape(unit) for unit in sorted(units, key=len, reverse=True))
-    text = re.sub(r"([$€£])\s?(\d{1,15}(?:[.,]\d{1,9})?)", r"\2 \1", text)
-    return re.sub(rf"(?<=\d)\s?({names})(?![\w²³/])", lambda found: f" {units[found[1]]}", text)
 
 
 def _tidied(text: str) -> str:
