@@ -55,7 +55,7 @@ api_key = "a long one"    # every route then needs `Authorization: Bearer a long
 
 [llm]
 model = "qwen3-4b-instruct-2507"
-system = "You are the voice of a small museum. Answer in one or two sentences."
+system_prompt = "You are the voice of a small museum. Answer in one or two sentences."
 ```
 """
 HTTP_HEAD = f"""{NOTE}

@@ -113,7 +113,7 @@ def test_settings_of_a_plug_in_come_from_every_source(site: Path, tmp_path: Path
     assert found["settings"]["parrot.phrase"] == {"value": "Command", "from": "command line"}
     assert found["settings"]["parrot.slots"] == {"value": 4, "from": "environment CHATAPI_PARROT_SLOTS"}
     assert found["settings"]["loudness.idle_seconds"] == {"value": 5.0, "from": "chatapi.toml"}
-    told = [each["told"] for each in found["findings"] if each["about"] == "plug-in"]
+    told = [each["message"] for each in found["findings"] if each["about"] == "plug-in"]
     assert told == [
         "chatapi-parrot 1.0 adds the llm engine parrot",
         "chatapi-parrot 1.0 adds the loudness engine rms",

@@ -265,8 +265,8 @@ def test_close_ends_answers_in_progress_and_a_closed_engine_raises():
 
 @pytest.mark.real
 def test_a_system_prompt_that_leaves_no_room_is_rejected_at_once():
-    settings = Settings(llm=LlmSettings(system="word " * 400), llama_cpp=Table(context=256, slots=1))
-    with pytest.raises(ModelError, match=r"llm\.system alone needs 4\d\d tokens and llama_cpp\.context is 256"):
+    settings = Settings(llm=LlmSettings(system_prompt="word " * 400), llama_cpp=Table(context=256, slots=1))
+    with pytest.raises(ModelError, match=r"llm\.system_prompt alone needs 4\d\d tokens and llama_cpp\.context is 256"):
         LlamaCpp(settings, [model()])
 
 

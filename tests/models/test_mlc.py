@@ -78,7 +78,7 @@ def build(tmp_path: Path) -> Iterator[Build]:
     built = []
 
     def make(library: bytes | None = None, system: str = SYSTEM.text, **table: Any) -> Any:
-        settings = Settings(data=tmp_path, mlc=MlcSettings(**{"context": 512, **table}), llm=LlmSettings(system=system))
+        settings = Settings(data=tmp_path, mlc=MlcSettings(**{"context": 512, **table}), llm=LlmSettings(system_prompt=system))
         engine = load("llm", "mlc")(settings, [compiled_model(tmp_path, library)])
         built.append(engine)
         return engine
@@ -275,7 +275,7 @@ def test_a_model_that_is_not_compiled_names_the_command(tmp_path: Path, missing:
 
 
 def test_a_system_prompt_that_is_too_long_is_reported(build: Build) -> None:
-    with pytest.raises(ModelError, match=r"llm\.system alone needs \d+ tokens and the model's context is 512"):
+    with pytest.raises(ModelError, match=r"llm\.system_prompt alone needs \d+ tokens and the model's context is 512"):
         build(system="sea " * 600)
 
 

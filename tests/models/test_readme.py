@@ -147,7 +147,7 @@ def test_check_reports_success_and_faults(data: Path, tmp_path: Path) -> None:
     assert "server.port = 8000  (default)" in chatapi("check", "--all", data=data).stdout
     failure = chatapi("check", "--json", data=tmp_path / "empty", status=1)
     findings = json.loads(failure.stdout)["findings"]
-    assert any(f["level"] == "bad" and "models fetch" in f["told"] for f in findings)
+    assert any(f["level"] == "bad" and "models fetch" in f["message"] for f in findings)
 
 
 @pytest.mark.parametrize(
