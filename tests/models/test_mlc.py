@@ -78,7 +78,8 @@ def build(tmp_path: Path) -> Iterator[Build]:
     built = []
 
     def make(library: bytes | None = None, system: str = SYSTEM.text, **table: Any) -> Any:
-        settings = Settings(data=tmp_path, mlc=MlcSettings(**{"context": 512, **table}), llm=LlmSettings(system_prompt=system))
+        prompt, mlc = LlmSettings(system_prompt=system), MlcSettings(**{"context": 512, **table})
+        settings = Settings(data=tmp_path, mlc=mlc, llm=prompt)
         engine = load("llm", "mlc")(settings, [compiled_model(tmp_path, library)])
         built.append(engine)
         return engine
