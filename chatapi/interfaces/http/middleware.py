@@ -25,6 +25,7 @@ from chatapi.errors import (
     InternalError,
     MethodNotAllowed,
     NotFound,
+    NotReady,
     SettingsError,
     TooLarge,
     TooSlow,
@@ -268,6 +269,13 @@ class _HttpRequest:
             # The server sends no body in response to HEAD.
             asked = {**self._scope, "method": "GET"} if self._scope["method"] == "HEAD" else self._scope
             await self._middleware._app(asked, self._receive, self._send)
+        except anyio.get_cancelled_exc_class():
+            # Only the end of the server cancels a whole request, when its time to finish has passed.
+            if not self._status and not self._disconnected:
+                ending = NotReady("chatapi ends now; send the request again when it runs", code="shutting_down")
+                self._middleware._metrics.errors.labels(ending.code).inc()
+                await error_response(self._scope["path"], ending)(self._scope, self._inner_receive, self._send)
+            raise
         except Exception as raised:
             error = collapse_exception_group(raised)
             if self._disconnected and not self._status and isinstance(error, (ClientDisconnect, ChatapiError)):
