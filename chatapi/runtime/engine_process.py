@@ -185,7 +185,7 @@ class EngineProcess(EngineHost[Any]):
         if not self._unloading:
             log.error("engine process ended", extra={"role": self._role, "cause": self._cause})
         if not self._loaded.done():
-            message = f"the {self._role} engine crashed while it was loaded ({self._cause})"
+            message = f"the {self._role} engine crashed while it was loading ({self._cause})"
             self._loaded.set_exception(EngineFailed(message, code="engine_crashed"))
         self._report()
 

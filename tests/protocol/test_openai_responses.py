@@ -250,6 +250,14 @@ def test_conversation_of_another_route_is_no_response(chat_server: RunningServer
             client.responses.create(model="default", input="a", previous_response_id=name)
 
 
+def test_response_is_no_conversation_of_another_route(chat_server: RunningServer, client: OpenAI) -> None:
+    stored, http = client.responses.create(model="default", input="a secret"), chat_server.client
+    ask, route = {"prompt": "more", "conversation": stored.id}, f"/conversations/{stored.id}"
+    for reply in (http.post("/completion", json=ask), http.get(route), http.delete(route)):
+        assert (reply.status_code, reply.json()["code"]) == (404, "unknown_conversation")
+    assert client.responses.retrieve(stored.id).output_text == "You said: a secret."
+
+
 def test_audio_is_transcribed_and_stored_as_its_transcript(client: OpenAI) -> None:
     data = base64.b64encode(wav(Audio(tone(1.5), RATE))).decode()
     part: Any = {"type": "input_audio", "input_audio": {"data": data, "format": "wav"}}

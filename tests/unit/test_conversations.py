@@ -48,6 +48,15 @@ async def stored(appliance: Appliance) -> ConversationState:
     return await appliance.history.call(lambda history: history.recall(ID))
 
 
+async def test_response_is_no_conversation_even_of_a_client_that_names_its_own(fake_appliance: RunAppliance) -> None:
+    async with fake_appliance() as appliance:
+        with pytest.raises(NotFound, match="the id of a response"):
+            await answer(appliance, Turn(prompt="more", conversation="resp_0", create_missing=True))
+        with pytest.raises(NotFound, match="the id of a response"):
+            async with live(appliance, "resp_0"):
+                pass
+
+
 async def test_live_session_and_requests_share_one_history(fake_appliance: RunAppliance) -> None:
     async with fake_appliance() as appliance:
         await ask(appliance, "first")

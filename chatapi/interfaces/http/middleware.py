@@ -25,6 +25,7 @@ from chatapi.errors import (
     InternalError,
     MethodNotAllowed,
     NotFound,
+    NotReady,
     SettingsError,
     TooLarge,
     TooSlow,
@@ -32,7 +33,7 @@ from chatapi.errors import (
     collapse_exception_group,
     drop_traceback_frames,
 )
-from chatapi.interfaces.http import key_headers, paths
+from chatapi.interfaces.http import head_requests, key_headers, paths
 from chatapi.interfaces.http.content_encoding import Inflater, inflater
 from chatapi.interfaces.http.ignored import IgnoredParameters
 from chatapi.interfaces.http.problems import error_response, status_of
@@ -266,9 +267,16 @@ class _HttpRequest:
             encoding = self._headers.get("content-encoding", "")
             self._inflater = inflater(encoding, self._middleware._body_bytes) if self._expects_body() else None
             if self._scope["method"] == "HEAD":
-                await self._respond_with_head()
+                await head_requests.respond(self._middleware._app, self._scope, self._receive, self._send)
             else:
                 await self._middleware._app(self._scope, self._receive, self._send)
+        except anyio.get_cancelled_exc_class():
+            # Only the end of the server cancels a whole request, when its time to finish has passed.
+            if not self._status and not self._disconnected:
+                ending = NotReady("chatapi ends now; send the request again when it runs", code="shutting_down")
+                self._middleware._metrics.errors.labels(ending.code).inc()
+                await error_response(self._scope["path"], ending)(self._scope, self._inner_receive, self._send)
+            raise
         except Exception as raised:
             error = collapse_exception_group(raised)
             if self._disconnected and not self._status and isinstance(error, (ClientDisconnect, ChatapiError)):
@@ -286,18 +294,6 @@ class _HttpRequest:
                 error = InternalError("internal error; the log has the details under this request_id")
             await self._reject(error)
             drop_traceback_frames(raised)
-
-    async def _respond_with_head(self) -> None:
-        """Responds as to GET, but ends with the headers: a body may have no end."""
-        with anyio.CancelScope() as scope:
-
-            async def send(message: Message) -> None:
-                if message["type"] == "http.response.start":
-                    await self._send(message)
-                    await self._send({"type": "http.response.body", "body": b"", "more_body": False})
-                    scope.cancel()
-
-            await self._middleware._app({**self._scope, "method": "GET"}, self._receive, send)
 
     async def _reject(self, error: ChatapiError) -> None:
         # Frees memory for other requests while the error is sent.

@@ -97,7 +97,7 @@ def _add_conversation_routes(routes: APIRouter, appliance: Appliance) -> None:
         responses=problems(404, 503, 507),
     )
     async def conversation(conversation: str) -> dict[str, Any]:
-        conversation_state = await appliance.history.call(lambda history: history.recall(conversation, everything=True))
+        conversation_state = await appliance.conversations.recall(conversation, everything=True)
         messages = []
         for exchange in conversation_state.exchanges:
             messages += [{"role": "user", "text": exchange.asked}, {"role": "assistant", "text": exchange.answered}]

@@ -179,7 +179,10 @@ class Metrics:
 
     def _of_engines(self, registry: CollectorRegistry) -> None:
         self.rebuilt = Counter(
-            "chatapi_engine_rebuilds_total", "Stuck engines that were rebuilt.", ["engine"], registry=registry
+            "chatapi_engine_rebuilds_total",
+            "Engines rebuilt because they were stuck or had crashed.",
+            ["engine"],
+            registry=registry,
         )
         self.unloaded = Counter(
             "chatapi_engine_unloads_total", "Engines unloaded because they were idle.", ["engine"], registry=registry

@@ -17,6 +17,7 @@ from chatapi.services.transcription.transcriber import FileTranscriber
 from chatapi.services.turns.conversations import Conversations
 from chatapi.services.turns.generation import GenerationOptions, Generator
 from chatapi.services.turns.prompts import Question
+from chatapi.services.turns.response_history import is_response
 from chatapi.services.turns.run import Send, TurnLimits, TurnRun
 from chatapi.settings import Settings
 from chatapi.storage.history import ConversationHistory, ConversationState
@@ -149,7 +150,7 @@ class _CompletionRun:
         try:
             conversation_state = await self._service.conversations.recall(conversation, turn.priority)
         except NotFound:
-            if not turn.create_missing:
+            if not turn.create_missing or is_response(turn.conversation):
                 raise
             return ConversationState(conversation, turn.system, ())
         return conversation_state if turn.system is None else replace(conversation_state, system=turn.system)

@@ -10,9 +10,10 @@ from typing import Protocol
 
 import anyio
 
-from chatapi.errors import Busy
+from chatapi.errors import Busy, NotFound
 from chatapi.runtime.admission import Priority
 from chatapi.runtime.workers import Worker
+from chatapi.services.turns.response_history import is_response
 from chatapi.storage.history import ConversationHistory, ConversationState, Exchange, SavedExchange, ToolResult
 
 
@@ -45,9 +46,12 @@ class Conversations:
         self._turns: defaultdict[str, _Turns] = defaultdict(_Turns)
         self._followers: defaultdict[str, list[Follower]] = defaultdict(list)
 
-    async def recall(self, conversation: str, priority: Priority = Priority.REQUEST) -> ConversationState:
-        """The exchanges that fit the model. Raises NotFound."""
-        return await self.history.call(lambda history: history.recall(conversation), priority)
+    async def recall(
+        self, conversation: str, priority: Priority = Priority.REQUEST, everything: bool = False
+    ) -> ConversationState:
+        """The exchanges that fit the model, or everything. Raises NotFound (unknown_conversation)."""
+        _require_conversation(conversation)
+        return await self.history.call(lambda history: history.recall(conversation, everything), priority)
 
     async def add(
         self,
@@ -73,6 +77,7 @@ class Conversations:
     async def remove(self, conversation: str) -> None:
         """Delete a conversation, after the turns that hold it: they would store their exchange again. Raises NotFound
         (unknown_conversation)."""
+        _require_conversation(conversation)
         async with self.turn(conversation):
             await self.history.call(lambda history: history.remove(conversation))
             for follower in self._followers.get(conversation, ()):
@@ -114,3 +119,13 @@ class Conversations:
             followers.remove(follower)
             if not followers:
                 del self._followers[conversation]
+
+
+def _require_conversation(name: str) -> None:
+    """The history holds responses too, whose exchanges are documents that no turn can continue. Raises NotFound."""
+    if is_response(name):
+        raise NotFound(
+            f"{name[:100]!r} is the id of a response, not of a conversation; send it as previous_response_id to "
+            "/v1/responses",
+            code="unknown_conversation",
+        )

@@ -32,6 +32,11 @@ class StoredResponse:
     """The response as it was sent."""
 
 
+def is_response(name: str) -> bool:
+    """Whether an id can be that of a response; no conversation has such an id."""
+    return name.startswith(PREFIX)
+
+
 class ResponseHistory:
     """The stored responses. Each is a conversation of one exchange, because several may continue the same one."""
 
@@ -47,7 +52,7 @@ class ResponseHistory:
 
     async def get(self, response: str) -> StoredResponse:
         """The response with this id. Raises NotFound (response_not_found)."""
-        if response.startswith(PREFIX):
+        if is_response(response):
             try:
                 state = await self._history.call(lambda history: history.recall(response, everything=True))
                 return _stored(state)
