@@ -54,15 +54,15 @@ class OutboxReader:
     def __init__(self, database: JobDatabase, name: str) -> None:
         self._database, self._name = database, name
 
-    def begin(self) -> None:
-        """Start behind the latest change, or go on where the reader was. Readers of the same family, whose name has the
-        same part before the colon, are forgotten."""
+    def begin(self, first: bool = False) -> None:
+        """Start behind the latest change, or at the first one that is kept, or go on where the reader was. Readers of
+        the same family, whose name has the same part before the colon, are forgotten."""
         family = self._name.partition(":")[0]
         with self._database.transaction() as db:
             db.execute(
                 "INSERT OR IGNORE INTO readers (name, sequence) VALUES (?, (SELECT coalesce(max(seq), 0)"
-                " FROM sqlite_sequence WHERE name = 'outbox'))",
-                (self._name,),
+                " FROM sqlite_sequence WHERE name = 'outbox' AND NOT ?))",
+                (self._name, first),
             )
             others = "DELETE FROM readers WHERE name != ? AND substr(name, 1, ?) = ?"
             db.execute(others, (self._name, len(family) + 1, f"{family}:"))

@@ -64,7 +64,7 @@ class JobService:
 
         The store is opened once a job was added, by whatever process, and again when another process replaced it."""
         while True:
-            await self._until_stored()
+            new = await self._until_stored()
             try:
                 store = await anyio.to_thread.run_sync(JobStore, self._data)
             except ChatapiError as error:
@@ -72,7 +72,7 @@ class JobService:
                 await anyio.sleep(runner.RETRY_SECONDS)
                 continue
             try:
-                await self._run_stored(store)
+                await self._run_stored(store, new)
             except Exception:
                 # A fault of jobs must not end conversations.
                 log.exception("jobs stopped; they are started again in %.0f seconds", runner.RETRY_SECONDS)
@@ -82,11 +82,15 @@ class JobService:
                 with anyio.move_on_after(runner.STORE_SECONDS, shield=True):
                     await anyio.to_thread.run_sync(store.close, abandon_on_cancel=True)
 
-    async def _until_stored(self) -> None:
-        while not await anyio.to_thread.run_sync(JobStore.exists, self._data):  # noqa: ASYNC110 - of any process
+    async def _until_stored(self) -> bool:
+        """Wait for the store; returns whether there was none."""
+        new = False
+        while not await anyio.to_thread.run_sync(JobStore.exists, self._data):
+            new = True
             await anyio.sleep(runner.POLL_SECONDS)
+        return new
 
-    async def _run_stored(self, store: JobStore) -> None:
+    async def _run_stored(self, store: JobStore, new: bool) -> None:
         """Run the jobs of a store until its file is replaced."""
         self._store = store
         scheduler = self._scheduler
@@ -97,7 +101,7 @@ class JobService:
             group.start_soon(self._runner.run)
             group.start_soon(ForegroundTurns(store, scheduler.must_yield, scheduler.working).run)
             if self._webhooks is not None:
-                group.start_soon(self._webhooks.run, store.database)
+                group.start_soon(self._webhooks.run, store.database, new)
             while not await anyio.to_thread.run_sync(store.database.replaced):  # noqa: ASYNC110 - by any process
                 await anyio.sleep(runner.POLL_SECONDS)
             log.warning("the file of the jobs was replaced; the new one is opened")

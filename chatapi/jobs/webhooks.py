@@ -81,8 +81,9 @@ class WebhookSender:
         """The sender that the settings ask for; None: they name no URL. Raises SettingsError."""
         return WebhookSender(settings) if settings.url is not None else None
 
-    async def run(self, database: JobDatabase) -> None:
-        """Send changes until cancelled: those that no earlier process has sent, then each new one."""
+    async def run(self, database: JobDatabase, new_store: bool = False) -> None:
+        """Send changes until cancelled: those that no earlier process has sent, then each new one. `new_store`: the
+        store was made while this process ran, so that all its changes are new."""
         name = f"webhook:{hashlib.sha256(str(self._url).encode()).hexdigest()[:16]}"
         reader = OutboxReader(database, name)
         # Reading the authorities takes a while.
@@ -90,7 +91,7 @@ class WebhookSender:
         while True:
             try:
                 if self._reader is None:
-                    await anyio.to_thread.run_sync(reader.begin)
+                    await anyio.to_thread.run_sync(reader.begin, new_store)
                     self._reader = reader
                 found = await anyio.to_thread.run_sync(reader.next)
                 if found is not None and found.seconds <= 0:

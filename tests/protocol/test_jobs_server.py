@@ -220,6 +220,18 @@ def completed(server: Served) -> None:
 
 
 @pytest.mark.slow
+def test_first_job_of_a_box_has_webhooks_however_fast_it_ends(tmp_path: Path) -> None:
+    secret = "whsec_" + base64.b64encode(bytes(32)).decode()
+    with receiving() as receiver:
+        url = f"http://127.0.0.1:{receiver.port}/hush"
+        chosen = (f"webhook.url={url}", f"webhook.secret={secret}", "webhook.private=true")
+        with serving(tmp_path, *chosen) as server:
+            with closing(JobStore(tmp_path)) as store:
+                job = cancelled(store)
+            wait_until(lambda: server.metric('chatapi_webhooks_total{result="delivered"}') == 1)
+        assert [each.id for each in receiver.received] == [f"{job}.2"]
+
+
 def test_webhooks_are_sent_again_after_a_kill(tmp_path: Path, store: JobStore) -> None:
     secret = "whsec_" + base64.b64encode(bytes(32)).decode()
     with receiving() as receiver:

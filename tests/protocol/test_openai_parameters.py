@@ -375,6 +375,16 @@ def test_compressed_body_is_decompressed(chat_server: RunningServer, path: str, 
     assert compressed(chat_server, plain, "br", path).status_code == 415
 
 
+@pytest.mark.parametrize("level", [0, 1, 9])
+def test_deflate_may_have_any_header_or_none(chat_server: RunningServer, level: int) -> None:
+    plain = json.dumps({"messages": [USER]}).encode()
+    for bits in (zlib.MAX_WBITS, zlib.MAX_WBITS | 16, -zlib.MAX_WBITS):
+        compressor = zlib.compressobj(level, wbits=bits)
+        body = compressor.compress(plain) + compressor.flush()
+        assert compressed(chat_server, body, "deflate").status_code == 200
+        assert compressed(chat_server, body[:-9], "deflate").status_code == 400
+
+
 def test_compressed_form_is_decompressed(chat_server: RunningServer) -> None:
     request = httpx.Request("POST", "http://x", data={"model": "whisper-1"}, files={"file": FILE})
     headers = {"content-type": request.headers["content-type"], "content-encoding": "gzip"}

@@ -8,14 +8,18 @@ from chatapi.errors import BadInput, Unsupported
 
 GZIP_OR_ZLIB = zlib.MAX_WBITS | 32
 """Setting of zlib that accepts both formats."""
+HEADERS = (0x8, 0xF)
+"""Low halves of the first byte of zlib and gzip; no compressor starts a stream without a header with them."""
 
 
 class Inflater:
     """Decompresses one body. It only computes: run it on a thread."""
 
-    def __init__(self, largest: int) -> None:
-        """`largest`: size from which nothing more is decompressed, in bytes."""
+    def __init__(self, largest: int, deflate: bool = False) -> None:
+        """`largest`: size from which nothing more is decompressed, in bytes. `deflate`: the header of zlib may be
+        missing, as some clients leave it out."""
         self._stream = zlib.decompressobj(GZIP_OR_ZLIB)
+        self._may_be_raw = deflate
         self._left = largest
 
     def feed(self, data: bytes, last: bool) -> bytes:
@@ -23,6 +27,10 @@ class Inflater:
 
         Raises BadInput (invalid_encoding) for damaged and incomplete data.
         """
+        if self._may_be_raw and data:
+            self._may_be_raw = False
+            if data[0] & 0xF not in HEADERS:
+                self._stream = zlib.decompressobj(-zlib.MAX_WBITS)
         try:
             part = self._stream.decompress(data, self._left + 1)
         except zlib.error:
@@ -45,4 +53,4 @@ def inflater(encoding: str, largest: int) -> Inflater | None:
             f"the content encoding {name[:50]} is not supported; send gzip, deflate or no encoding",
             code="unsupported_content_encoding",
         )
-    return Inflater(largest)
+    return Inflater(largest, deflate=name == "deflate")
