@@ -13,6 +13,7 @@ from chatapi.settings import Settings
 from conftest import TIMEOUT, serving
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("route", ["/completion", "/v1/chat/completions"])
 def test_interrupted_request_gets_an_error_that_says_so(fake_settings: Callable[..., Settings], route: str) -> None:
     body = {"prompt": "hello"} if route == "/completion" else {"messages": [{"role": "user", "content": "hello"}]}
