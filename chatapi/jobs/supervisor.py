@@ -59,6 +59,8 @@ def _exec(command: list[str], kept: list[int]) -> NoReturn:
     """In the child: become the command."""
     try:
         os.setpgid(0, 0)
+        # A server that nohup started ignores it; a stopped group ends by it when it is orphaned.
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
         # Should this process be killed, at least the command itself ends.
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
         for descriptor in map(int, os.listdir("/proc/self/fd")):  # noqa: PTH208 - numbers, not files

@@ -141,6 +141,17 @@ ROWS: dict[str, tuple[Panel, ...]] = {
              "/ sum by (engine) (chatapi_engine_load_seconds_count{@})", "{{engine}} load time, s"),
         )),
     ),
+    "Jobs": (
+        Panel("Jobs", (("sum by (state, kind) (chatapi_jobs{@})", "{{kind}} {{state}}"),)),
+        Panel("Work that yields", (
+            ("sum by (class) (rate(chatapi_work_yielded_seconds_total{@}[$__rate_interval]))", "{{class}}"),
+            ("max by (class, for) (chatapi_work_waits{@})", "{{class}} waits for {{for}}"),
+        ), "percentunit", "Share of the time that a class of work has waited for a more urgent one."),
+        Panel("Webhooks", (
+            (rate("chatapi_webhooks_total", "result") + " * 60", "{{result}}, per minute"),
+            ("sum(chatapi_webhooks_pending{@})", "pending"),
+        )),
+    ),
     "Process and machine": (
         Panel("Memory", (
             ("process_resident_memory_bytes{@}", "chatapi {{instance}}"),

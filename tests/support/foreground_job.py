@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from contextlib import closing
 from pathlib import Path
@@ -17,6 +18,8 @@ def steps(job: JobRecord) -> JobSteps:
 
 if __name__ == "__main__":
     os.environ.pop("CHATAPI_DATA", None)
+    # A shell starts commands in the background with the signal ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     with closing(JobStore(Path(sys.argv[1]))) as store:
         try:
             run_job(store, JobKind("foreground", steps), JobRequest("foreground", command="foreground_job"))

@@ -208,7 +208,10 @@ def test_closing_ends_every_process() -> None:
 
 
 def test_children_of_a_killed_parent_end() -> None:
-    program = "from chatapi.system.sandbox import Sandbox; Sandbox([]).warm(); print('warm', flush=True); input()"
+    program = (
+        "from chatapi.system.sandbox import Sandbox; sandbox = Sandbox([]); sandbox.warm(); "
+        "print('warm', flush=True); input()"
+    )
     parent = psutil.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     with parent:
         assert parent.stdout.readline() == "warm\n"

@@ -128,16 +128,19 @@ async def test_engine_that_polls_stop_is_not_stuck() -> None:
 
 
 async def test_engine_that_ignores_stop_is_stuck() -> None:
-    ended = threading.Event()
+    inside, ended = threading.Event(), threading.Event()
 
     def ignore_stop(_: Counter, stop: Stop) -> Iterator[int]:
         yield 1
+        inside.set()
         while not ended.wait(0.01):
             stop()
 
     async with opened(step_seconds=0.2) as worker:
         async with worker.stream(ignore_stop) as numbers:
             await anext(numbers)
+            # A job that is cancelled before its next step ends without it.
+            await until(inside.is_set)
         await until(lambda: worker.rebuilt == 1)
         ended.set()
 
