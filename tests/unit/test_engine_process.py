@@ -220,7 +220,7 @@ async def test_crash_costs_only_the_calls_in_flight(caplog: pytest.LogCaptureFix
         assert await items(worker, "count", 2) == [0, 1]
         assert worker.engine.process != process and gone(process)
         assert (worker.state, worker.rebuilt) == ("ready", 1)
-    assert any(getattr(record, "cause", "") == "SIGSEGV" for record in caplog.records)
+    await until(lambda: any(getattr(record, "cause", "") == "SIGSEGV" for record in caplog.records))
 
 
 async def test_engine_that_crashes_over_and_over_rests_for_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
