@@ -23,6 +23,8 @@ from engine_processes import IN_PROCESSES, ROLES, engine_processes
 from test_live import silence, talking
 
 MakeSettings = Callable[..., Settings]
+pytestmark = pytest.mark.slow
+
 LONG = "word " * 800
 
 

@@ -27,6 +27,8 @@ from conftest import FAKE_ENGINES, TIMEOUT
 from paths import ROOT
 from webhook_receiver import receiving
 
+pytestmark = pytest.mark.slow
+
 UNIT = (ROOT / "systemd/chatapi.service").read_text()
 [SYSTEMD_SECONDS] = map(int, re.findall(r"^TimeoutStopSec=(\d+)$", UNIT, re.MULTILINE))
 

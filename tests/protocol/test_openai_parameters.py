@@ -399,6 +399,7 @@ def test_damaged_compressed_body_is_rejected(chat_server: RunningServer, change:
     assert (reply.status_code, reply.json()["error"]["code"]) == (400, "invalid_encoding")
 
 
+@pytest.mark.slow
 def test_bomb_is_rejected_at_the_limit_of_a_body(chat_server: RunningServer) -> None:
     bomb = gzip.compress(bytes(1 << 30), 9)
     assert len(bomb) < 2 << 20

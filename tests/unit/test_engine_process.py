@@ -36,7 +36,7 @@ from conftest import TIMEOUT, until
 from fake_plugins import plug_ins_in
 from fragile_engine import FragileSettings, Measure
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
 
 @pytest.fixture(autouse=True)

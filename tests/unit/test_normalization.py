@@ -194,6 +194,7 @@ REPEATED = ["*", "$", "1/", "1.", "1,", "1-", "1 ", "1:", "[", "](", "![a](", "<
             "5 - 3 ", "2024-25 ", "in Dec ", "the 5 ", "0", "10.0.0.", "ABC-", "\u2212"]  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("unit", REPEATED)
 def test_long_repetition_is_normalized_in_linear_time(unit: str) -> None:
     """A quadratic pattern would take minutes for 100 kB; all of these take well under a second."""
