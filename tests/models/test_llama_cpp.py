@@ -283,9 +283,8 @@ def test_options_of_a_model_change_the_sampling():
 @pytest.mark.real
 def test_an_incomplete_sentence_has_a_lower_end_of_turn_probability(llama: LlamaCpp):
     def probability(text: str) -> float:
-        return next(
-            iter(llama.end_of_turn_probability([PromptMessage("system", "Be brief."), PromptMessage("user", text)]))
-        )
+        messages = [PromptMessage("system", "Be brief."), PromptMessage("user", text)]
+        return next(iter(llama.end_of_turn_probability(messages)))
 
     assert probability("What is the capital of France") > 5 * probability("What is the capital of")
     assert probability("Set a timer for ten minutes") > 5 * probability("Set a timer for")

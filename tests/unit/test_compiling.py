@@ -29,7 +29,6 @@ from model_library import METADATA, fat_binary, library
 from paths import SUPPORT
 
 pytestmark = pytest.mark.slow
-
 STAND_IN = SUPPORT / "mlc_llm_standin"
 MACHINE = platform.machine()
 NAME = "tiny-mlc"
