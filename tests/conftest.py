@@ -193,6 +193,34 @@ class RunningServer:
         return self.portal.call(function)
 
 
+async def _serve(
+    settings: Settings,
+    load: bool,
+    root: Path,
+    found: list[RunningServer],
+    started: threading.Event,
+    stop: threading.Event,
+) -> None:
+    """Runs a server until `stop`; appends it to `found` before `started` is set."""
+    listening = listening_socket(settings.server.host, 0)
+    async with Appliance(settings, root).running() as appliance, anyio.create_task_group() as group:
+        identity = Identity(settings.data, None, None, settings.server.hosts) if settings.server.tls else None
+        web = server(create_app(appliance), identity.context if identity else None)
+        group.start_soon(run_server, web, listening, settings)
+        if load:
+            await appliance.load()
+        port = listening.getsockname()[1]
+        url = f"{'https' if identity else 'http'}://127.0.0.1:{port}"
+        trusted = ssl.create_default_context(cafile=CertificateKeeper(settings.data).authority) if identity else False
+        client = httpx.Client(base_url=url, timeout=60, verify=trusted)
+        async with BlockingPortal() as portal:
+            found.append(RunningServer(url, port, appliance, client, portal))
+            started.set()
+            await anyio.to_thread.run_sync(stop.wait, abandon_on_cancel=True)
+            web.should_exit = True
+    listening.close()
+
+
 @contextmanager
 def serving(settings: Settings, load: bool = True, root: Path = Path("/")) -> Iterator[RunningServer]:
     """Runs a server on a free port until the block ends; `root` replaces the machine's file system root."""
@@ -200,30 +228,9 @@ def serving(settings: Settings, load: bool = True, root: Path = Path("/")) -> It
     found: list[RunningServer] = []
     failed: list[BaseException] = []
 
-    async def run() -> None:
-        listening = listening_socket(settings.server.host, 0)
-        async with Appliance(settings, root).running() as appliance, anyio.create_task_group() as group:
-            identity = Identity(settings.data, None, None, settings.server.hosts) if settings.server.tls else None
-            web = server(create_app(appliance), identity.context if identity else None)
-            group.start_soon(run_server, web, listening, settings)
-            if load:
-                await appliance.load()
-            port = listening.getsockname()[1]
-            url = f"{'https' if identity else 'http'}://127.0.0.1:{port}"
-            trusted = (
-                ssl.create_default_context(cafile=CertificateKeeper(settings.data).authority) if identity else False
-            )
-            client = httpx.Client(base_url=url, timeout=60, verify=trusted)
-            async with BlockingPortal() as portal:
-                found.append(RunningServer(url, port, appliance, client, portal))
-                started.set()
-                await anyio.to_thread.run_sync(stop.wait, abandon_on_cancel=True)
-                web.should_exit = True
-        listening.close()
-
     def threaded() -> None:
         try:
-            anyio.run(run)
+            anyio.run(_serve, settings, load, root, found, started, stop)
         except BaseException as error:
             failed.append(error)
         finally:
