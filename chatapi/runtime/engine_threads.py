@@ -343,8 +343,8 @@ class EngineThreads(Generic[E]):
         if after is not None:
             after._ended.wait(GONE_SECONDS)
         try:
-            loaded = self._load()
-            self.host = loaded if isinstance(loaded, EngineHost) else LocalHost(loaded)
+            # No variable of this frame holds the engine: the frame lives as long as the thread.
+            self.host = _hosted(self._load())
         except Exception as error:
             self.error = error
             self._alive = 1
@@ -393,3 +393,7 @@ class EngineThreads(Generic[E]):
         self._ended.set()
         call_in(self._loop, self.built.set)
         call_in(self._loop, self.closed.set)
+
+
+def _hosted(loaded: E | EngineHost[E]) -> EngineHost[E]:
+    return loaded if isinstance(loaded, EngineHost) else LocalHost(loaded)

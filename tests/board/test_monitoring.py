@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from chatapi import settings
 from chatapi.audio import RATE, Audio, wav
 from chatapi.engines import PromptMessage, Sampling
 from chatapi.engines.registry import load
+from chatapi.jobs import JobRequest, JobStore
 from chatapi.observability.metrics import Metrics
 from chatapi.settings import MlcSettings, Settings
 from conftest import FAKE_ENGINES, RunningServer, serving, tone
@@ -41,6 +42,8 @@ DASHBOARD: dict[str, Any] = json.loads((MONITORING / "grafana/dashboards/chatapi
 PANELS = [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]
 RULES = [rule for group in yaml.safe_load((MONITORING / "alerts.yml").read_text())["groups"] for rule in group["rules"]]
 KEY = "the server's own key"
+# Nobody listens there; what is not delivered is counted.
+WEBHOOK = ("webhook.url=http://127.0.0.1:9", "webhook.private=true", f"webhook.secret=whsec_{'A' * 43}=")
 needs_prometheus = pytest.mark.skipif(
     PROMETHEUS is None or PROMTOOL is None, reason="Debian's prometheus is not installed: ./run.sh test installs it"
 )
@@ -149,17 +152,30 @@ def mlc_engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
         engine.close()
 
 
+@contextmanager
+def running_jobs(server: RunningServer) -> Iterator[None]:
+    """Runs the server's jobs, as `chatapi serve` does."""
+    running = server.portal.start_task_soon(server.appliance.jobs.run)
+    try:
+        yield
+    finally:
+        running.cancel()
+
+
 @pytest.fixture(scope="module")
 def prometheus_with_data(tmp_path_factory: pytest.TempPathFactory, mlc_engine: Any) -> Iterator[PrometheusClient]:
     """A Prometheus that scraped a server under load on a simulated Jetson for a while."""
     folder = tmp_path_factory.mktemp("watched")
     data = tmp_path_factory.mktemp("data")
-    chosen = settings.load([*FAKE_ENGINES, f"data={data}", f"server.api_key={KEY}"], environ={}).settings
+    given = [*FAKE_ENGINES, f"data={data}", f"server.api_key={KEY}", *WEBHOOK]
+    chosen = settings.load(given, environ={}).settings
+    with closing(JobStore(data)) as store:
+        store.add(JobRequest("work"))
     with serving(chosen, root=fake_jetson.board(tmp_path_factory.mktemp("jetson"))) as server:
         server.client.headers["authorization"] = f"Bearer {KEY}"
         server.appliance.microphone = FakeAudioDevice()
         server.appliance.metrics.engine_counts.source = mlc_engine.counts
-        with prometheus(folder, server) as client:
+        with prometheus(folder, server) as client, running_jobs(server):
             for turns in (5, 10):
                 generate_traffic(server)
                 list(mlc_engine.generate([PromptMessage("user", "Tell me about the sea.")], Sampling(max_tokens=5)))

@@ -19,6 +19,7 @@ from chatapi.runtime import engine_threads
 from chatapi.runtime.admission import Priority
 from chatapi.runtime.engine_threads import AHEAD
 from chatapi.runtime.workers import Preempted, Worker, YieldPolicy
+from chatapi.system import malloc_trim
 from conftest import TIMEOUT, until
 
 pytestmark = pytest.mark.anyio
@@ -350,3 +351,21 @@ async def test_any_work_preempts_a_probe_and_a_probe_preempts_none() -> None:
             await probe()
         assert [item async for item in items] == list(range(5))
     await worker.aclose()
+
+
+async def test_engine_is_freed_before_its_worker_counts_as_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A library that is still freed when Python ends aborts the process."""
+    built: list[weakref.ref[Counter]] = []
+    freed = []
+
+    def build() -> Counter:
+        engine = Counter()
+        built.append(weakref.ref(engine))
+        return engine
+
+    # Called by the last thread once it has let the engine go.
+    monkeypatch.setattr(malloc_trim, "trim", lambda: freed.append(built[0]() is None))
+    worker = Worker("counter", build)
+    await worker.open()
+    await worker.aclose()
+    assert freed == [True]
