@@ -50,7 +50,7 @@ def never(priority: Priority) -> bool:
 
 
 def uncounted(priority: Priority) -> AbstractContextManager[None]:
-    """A `Working` that nobody asks about."""
+    """The `Working` of a job outside of a server: no scheduler counts its work."""
     return nullcontext()
 
 

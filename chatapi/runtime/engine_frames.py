@@ -20,6 +20,7 @@ import numpy as np
 
 from chatapi.engines import registry
 from chatapi.system.sandbox.framing import BrokenFrame as BrokenFrame
+from chatapi.system.sandbox.framing import receive_exactly
 
 LOAD, READY, LOG = b"L", b"R", b"G"
 """Control: the settings and models to load; what the engine declares; a line of the log."""
@@ -80,10 +81,10 @@ class Connection:
 
     def receive(self) -> Frame:
         """The next frame; waits for it. Raises BrokenFrame."""
-        kind, number, length, size = HEAD.unpack(self._exactly(HEAD.size))
+        kind, number, length, size = HEAD.unpack(receive_exactly(self._socket, HEAD.size))
         if length > LARGEST_JSON or size > LARGEST_BLOCKS:
             raise BrokenFrame(f"a frame of {length + size} bytes is too large")
-        body, blocks = self._exactly(length), memoryview(self._exactly(size))
+        body, blocks = receive_exactly(self._socket, length), memoryview(receive_exactly(self._socket, size))
         try:
             return Frame(kind, number, _unpacked(json.loads(body), blocks))
         except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
@@ -97,19 +98,6 @@ class Connection:
             pass  # The other end is gone.
         finally:
             self._socket.close()
-
-    def _exactly(self, size: int) -> bytearray:
-        data = bytearray(size)
-        view, read = memoryview(data), 0
-        while read < size:
-            try:
-                count = self._socket.recv_into(view[read:])
-            except OSError as error:
-                raise BrokenFrame(str(error)) from error
-            if not count:
-                raise BrokenFrame("closed")
-            read += count
-        return data
 
 
 def _packed(value: Any, blocks: list[memoryview]) -> Any:

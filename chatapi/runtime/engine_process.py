@@ -1,8 +1,8 @@
 """An engine in a child process, which has its own Python lock and OpenMP runtime.
 
 A crash of native code ends only the calls in flight, and a stuck engine is killed instead of abandoned. The child loads
-the engine by its name (`engine_child`); it is started anew, since a process with threads cannot be forked safely. It is
-no sandbox: it may read what chatapi may read.
+the engine by its name (`engine_child`); it is a new interpreter, because a process with threads cannot be forked safely.
+It is no sandbox: it may read what chatapi may read.
 """
 
 from __future__ import annotations
@@ -239,7 +239,7 @@ class EngineProcess(EngineHost[Any]):
             self._counts = frame.value
 
     def _cancel(self, connection: Connection, number: int) -> None:
-        """Stop a call that nobody reads, and wait until the engine has ended it."""
+        """Cancel a call whose reader has left, and wait until the engine has ended it."""
         with suppress(BrokenFrame):
             connection.send(engine_frames.STOP, number)
             while connection.receive().kind not in (engine_frames.END, engine_frames.ERROR):

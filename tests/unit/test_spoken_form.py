@@ -1,4 +1,4 @@
-"""What is spoken for the texts of the corpus: numbers, dates, units and codes as a newsreader says them."""
+"""Text normalization of the corpus: numbers, dates, durations, units and codes, in nine locales."""
 
 from __future__ import annotations
 

@@ -67,8 +67,8 @@ def _resident() -> int:
 
 
 def _answer(connection: socket.socket, limit: int) -> bool:
-    """Answer one call. Returns False when the child should end: also when it holds more than `limit` bytes, which the
-    end of the answer says, so that nobody sends it another call.
+    """Answer one call. Returns False when the child should end: also when it holds more than `limit` bytes. The END
+    frame says so, so that the parent sends it no other call.
     """
     try:
         (target, values), files = framing.receive_call(connection)

@@ -46,7 +46,7 @@ def send(connection: socket.socket, kind: bytes, payload: Any = b"", files: Sequ
 
 def receive(connection: socket.socket) -> tuple[bytes, Any]:
     """The next frame: its kind and its value. Raises BrokenFrame, TimeoutError."""
-    kind, size = HEAD.unpack(_exactly(connection, HEAD.size))
+    kind, size = HEAD.unpack(receive_exactly(connection, HEAD.size))
     return kind, _value(kind, _sized(connection, size))
 
 
@@ -58,7 +58,7 @@ def receive_call(connection: socket.socket) -> tuple[Any, list[int]]:
         raise BrokenFrame(str(error)) from error
     if not head:
         raise BrokenFrame("closed")
-    head += _exactly(connection, HEAD.size - len(head))
+    head += receive_exactly(connection, HEAD.size - len(head))
     kind, size = HEAD.unpack(head)
     return _value(kind, _sized(connection, size)), files
 
@@ -79,10 +79,11 @@ def _value(kind: bytes, body: bytearray) -> Any:
 def _sized(connection: socket.socket, size: int) -> bytearray:
     if size > LARGEST:
         raise BrokenFrame(f"a frame of {size} bytes is too large (at most {LARGEST} bytes)")
-    return _exactly(connection, size)
+    return receive_exactly(connection, size)
 
 
-def _exactly(connection: socket.socket, size: int) -> bytearray:
+def receive_exactly(connection: socket.socket, size: int) -> bytearray:
+    """The next bytes, this many. Raises BrokenFrame, TimeoutError."""
     data = bytearray(size)
     view, read = memoryview(data), 0
     while read < size:
