@@ -1,8 +1,8 @@
 """An engine in a child process, which has its own Python lock and OpenMP runtime.
 
 A crash of native code ends only the calls in flight, and a stuck engine is killed instead of abandoned. The child loads
-the engine by its name (`engine_child`); it is a new interpreter, because a process with threads cannot be forked safely.
-It is no sandbox: it may read what chatapi may read.
+the engine by its name (`engine_child`). It is a new interpreter, because a process with threads cannot be forked
+safely. It is no sandbox: it may read what chatapi may read.
 """
 
 from __future__ import annotations
