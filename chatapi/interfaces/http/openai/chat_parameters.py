@@ -110,21 +110,14 @@ class StreamOptions(RequestObject):
     """Accepted without an effect: the box sends no obfuscation."""
 
 
-def _add_ignored(schema: dict[str, Any]) -> None:
-    """Adds the ignored parameters to the OpenAPI schema."""
-    for name, ignored in CHAT.ignored.items():
-        schema["properties"][name] = {"description": f"Ignored: {ignored.why}."}
-
-
 class ChatRequest(RequestObject):
     """A conversation to complete. Nothing of it is stored."""
 
-    model_config = ConfigDict(json_schema_extra=_add_ignored)
+    model_config = ConfigDict(json_schema_extra=CHAT.add_ignored)
 
     messages: Annotated[list[AnyMessage], Field(min_length=1, max_length=1000)]
-    """The whole conversation; without a system message it gets the box's llm.text_system_prompt, or
-    llm.system_prompt when the answer
-    is spoken."""
+    """The whole conversation; without a system message it gets the box's llm.text_system_prompt, or llm.system_prompt
+    when the answer is spoken."""
     model: Annotated[str, Field(max_length=200)] = "default"
     modalities: Annotated[list[Literal["text", "audio"]], Field(min_length=1, max_length=2)] | None = None
     """text, or text and audio."""

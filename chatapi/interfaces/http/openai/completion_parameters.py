@@ -15,16 +15,10 @@ from chatapi.interfaces.http.openai.parameter_table import COMPLETIONS
 from chatapi.services.turns.completion import MAX_TEMPERATURE
 
 
-def _add_ignored(schema: dict[str, Any]) -> None:
-    """Adds the ignored parameters to the OpenAPI schema."""
-    for name, ignored in COMPLETIONS.ignored.items():
-        schema["properties"][name] = {"description": f"Ignored: {ignored.why}."}
-
-
 class TextCompletionRequest(RequestObject):
     """A text to continue. Nothing of it is stored."""
 
-    model_config = ConfigDict(json_schema_extra=_add_ignored)
+    model_config = ConfigDict(json_schema_extra=COMPLETIONS.add_ignored)
 
     prompt: Annotated[
         Annotated[str, Tag("=text")]

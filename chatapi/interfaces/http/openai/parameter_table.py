@@ -32,6 +32,11 @@ class Endpoint:
     rejected: Mapping[str, str]
     """Name -> the reason or the remedy."""
 
+    def add_ignored(self, schema: dict[str, Any]) -> None:
+        """Adds the ignored parameters to the OpenAPI schema of the request."""
+        for name, ignored in self.ignored.items():
+            schema["properties"][name] = {"description": f"Ignored: {ignored.why}."}
+
 
 _ACCOUNTS = IgnoredParameter("the box keeps no accounts")
 _SAMPLER = IgnoredParameter("the engines have no such sampler")

@@ -63,16 +63,10 @@ class TextOptions(RequestObject):
     ) = None
 
 
-def _add_ignored(schema: dict[str, Any]) -> None:
-    """Adds the ignored parameters to the OpenAPI schema."""
-    for name, ignored in RESPONSES.ignored.items():
-        schema["properties"][name] = {"description": f"Ignored: {ignored.why}."}
-
-
 class ResponsesRequest(RequestObject):
     """A request for a response, which is stored unless `store` is false."""
 
-    model_config = ConfigDict(json_schema_extra=_add_ignored)
+    model_config = ConfigDict(json_schema_extra=RESPONSES.add_ignored)
 
     input: Annotated[
         Annotated[str, Tag("=text")] | Annotated[list[Item], Field(max_length=1000), Tag("=parts")],
