@@ -9,11 +9,11 @@ from pydantic import ConfigDict, Discriminator, Field, Tag
 
 from chatapi.engines import Tool
 from chatapi.interfaces.http.ignored import IgnoredParameters
-from chatapi.interfaces.http.openai.chat_messages import NAME, AnyMessage, part_tag, text_or_parts
+from chatapi.interfaces.http.openai.chat_messages import NAME, AnyMessage, part_tag
+from chatapi.interfaces.http.openai.generation_parameters import GenerationParameters
 from chatapi.interfaces.http.openai.parameter_parsing import RequestObject, invalid_parameter, parse_object
 from chatapi.interfaces.http.openai.parameter_table import CHAT
 from chatapi.interfaces.http.openai_aliases import VoiceId
-from chatapi.services.turns.completion import MAX_TEMPERATURE
 
 MOST_CHOICES = 8
 """Most completions of one request."""
@@ -90,27 +90,7 @@ Format = Annotated[
 ]
 
 
-StopText = Annotated[str, Field(min_length=1, max_length=1000)]
-Stops = Annotated[
-    Annotated[StopText, Tag("=text")] | Annotated[list[StopText], Field(max_length=4), Tag("=parts")],
-    Discriminator(text_or_parts),
-]
-
-
-LogitBias = Annotated[
-    dict[Annotated[str, Field(pattern=r"^[0-9]{1,9}$")], Annotated[float, Field(ge=-100, le=100, allow_inf_nan=False)]],
-    Field(max_length=1000),
-]
-
-
-class StreamOptions(RequestObject):
-    include_usage: bool = False
-    """Whether a last chunk reports the token usage."""
-    include_obfuscation: bool | None = None
-    """Accepted without an effect: the box sends no obfuscation."""
-
-
-class ChatRequest(RequestObject):
+class ChatRequest(GenerationParameters):
     """A conversation to complete. Nothing of it is stored."""
 
     model_config = ConfigDict(json_schema_extra=CHAT.add_ignored)
@@ -126,27 +106,14 @@ class ChatRequest(RequestObject):
     """Longest completion, in tokens; limited by the remaining context, which is the default."""
     max_completion_tokens: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
     """The newer name of max_tokens."""
-    temperature: Annotated[float, Field(ge=0, le=MAX_TEMPERATURE, allow_inf_nan=False)] | None = None
-    """Default: the box's llm.temperature."""
-    top_p: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 1
-    """1, OpenAI's default, uses the default of the model."""
-    frequency_penalty: Annotated[float, Field(ge=-2, le=2, allow_inf_nan=False)] = 0
-    presence_penalty: Annotated[float, Field(ge=-2, le=2, allow_inf_nan=False)] = 0
-    """0 for both penalties uses the default of the model."""
-    seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
-    stop: Stops | None = None
     n: Annotated[int, Field(ge=1, le=MOST_CHOICES)] = 1
     """Number of completions; they are generated one after the other."""
-    stream: bool = False
-    stream_options: StreamOptions | None = None
     response_format: Format | None = None
     tools: Annotated[list[FunctionTool], Field(max_length=128)] | None = None
     tool_choice: Literal["none", "auto", "required"] | ChosenTool | None = None
     parallel_tool_calls: bool = True
     logprobs: bool = False
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
-    logit_bias: LogitBias | None = None
-    """Token id of the model in use -> bias."""
 
 
 UNSUPPORTED_PARTS = {"image_url": "images", "input_image": "images", "file": "files", "input_file": "files",

@@ -9,13 +9,13 @@ from pydantic import ConfigDict, Discriminator, Field, Tag
 
 from chatapi.interfaces.http.ignored import IgnoredParameters
 from chatapi.interfaces.http.openai.chat_messages import text_or_parts
-from chatapi.interfaces.http.openai.chat_parameters import MOST_CHOICES, LogitBias, Stops, StreamOptions
-from chatapi.interfaces.http.openai.parameter_parsing import RequestObject, invalid_parameter, parse_object
+from chatapi.interfaces.http.openai.chat_parameters import MOST_CHOICES
+from chatapi.interfaces.http.openai.generation_parameters import GenerationParameters
+from chatapi.interfaces.http.openai.parameter_parsing import invalid_parameter, parse_object
 from chatapi.interfaces.http.openai.parameter_table import COMPLETIONS
-from chatapi.services.turns.completion import MAX_TEMPERATURE
 
 
-class TextCompletionRequest(RequestObject):
+class TextCompletionRequest(GenerationParameters):
     """A text to continue. Nothing of it is stored."""
 
     model_config = ConfigDict(json_schema_extra=COMPLETIONS.add_ignored)
@@ -29,24 +29,12 @@ class TextCompletionRequest(RequestObject):
     model: Annotated[str, Field(max_length=200)] = "default"
     max_tokens: Annotated[int, Field(ge=1, le=1_000_000)] = 16
     """Longest continuation, in tokens; limited by the remaining context."""
-    temperature: Annotated[float, Field(ge=0, le=MAX_TEMPERATURE, allow_inf_nan=False)] | None = None
-    """Default: the box's llm.temperature."""
-    top_p: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 1
-    """1, OpenAI's default, uses the default of the model."""
-    frequency_penalty: Annotated[float, Field(ge=-2, le=2, allow_inf_nan=False)] = 0
-    presence_penalty: Annotated[float, Field(ge=-2, le=2, allow_inf_nan=False)] = 0
-    seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
-    stop: Stops | None = None
     n: Annotated[int, Field(ge=1, le=MOST_CHOICES)] = 1
     """Number of continuations of each text."""
     echo: bool = False
     """Whether the text precedes its continuation in the result."""
-    stream: bool = False
-    stream_options: StreamOptions | None = None
     logprobs: Annotated[int, Field(ge=0, le=5)] | None = None
     """Most likely tokens of each position that are returned beside the generated one."""
-    logit_bias: LogitBias | None = None
-    """Token id of the model in use -> bias."""
 
     @property
     def prompts(self) -> list[str]:

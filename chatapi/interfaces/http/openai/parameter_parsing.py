@@ -165,7 +165,9 @@ def _first_fault(error: ValidationError) -> Unprocessable:
 @cache
 def _fields() -> frozenset[str]:
     """Field names of all request objects; other names in a fault's location are pydantic's own."""
-    kinds = RequestObject.__subclasses__()
+    kinds = [RequestObject]
+    for kind in kinds:
+        kinds += kind.__subclasses__()
     return frozenset(info.alias or name for kind in kinds for name, info in kind.model_fields.items())
 
 

@@ -16,10 +16,10 @@ from chatapi.interfaces.http.openai.chat_parameters import (
     TextFormat,
     reject_unsupported_parts,
 )
+from chatapi.interfaces.http.openai.generation_parameters import SamplingParameters
 from chatapi.interfaces.http.openai.parameter_parsing import RequestObject, invalid_parameter, parse_object
 from chatapi.interfaces.http.openai.parameter_table import RESPONSES
 from chatapi.interfaces.http.openai.response_items import Id, Item
-from chatapi.services.turns.completion import MAX_TEMPERATURE
 
 
 class FlatTool(FunctionSchema):
@@ -63,7 +63,7 @@ class TextOptions(RequestObject):
     ) = None
 
 
-class ResponsesRequest(RequestObject):
+class ResponsesRequest(SamplingParameters):
     """A request for a response, which is stored unless `store` is false."""
 
     model_config = ConfigDict(json_schema_extra=RESPONSES.add_ignored)
@@ -83,10 +83,6 @@ class ResponsesRequest(RequestObject):
     stream: bool = False
     max_output_tokens: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
     """Longest answer, in tokens; limited by the remaining context, which is the default."""
-    temperature: Annotated[float, Field(ge=0, le=MAX_TEMPERATURE, allow_inf_nan=False)] | None = None
-    """Default: the box's llm.temperature."""
-    top_p: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 1
-    """1, OpenAI's default, uses the default of the model."""
     text: TextOptions | None = None
     tools: Annotated[list[FlatTool], Field(max_length=128)] | None = None
     tool_choice: Literal["none", "auto", "required"] | FlatToolChoice | AllowedTools | None = None
