@@ -6,7 +6,7 @@ import base64
 import json
 import re
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from typing import Any
 
@@ -16,12 +16,13 @@ import openai
 import pytest
 from openai import OpenAI
 
-from chatapi import settings
 from chatapi.audio import RATE, Audio, wav
 from chatapi.audio.decode import decode
 from chatapi.settings import Settings
-from conftest import FAKE_ENGINES, RunningServer, encode_audio, serving, tone, until
+from conftest import RunningServer, encode_audio, serving, tone, until
+from openai_client import chat_server, client
 
+__all__ = ["chat_server", "client"]
 HELLO: list[Any] = [{"role": "user", "content": "hello there"}]
 ANSWER = "You said: hello there."
 SPOKEN: dict[str, Any] = {"modalities": ["text", "audio"], "audio": {"voice": "alloy", "format": "wav"}}
@@ -30,22 +31,6 @@ TOOLS: list[Any] = [
     {"type": "function", "function": {"name": name, "description": "Tells it.", "parameters": WEATHER, "strict": True}}
     for name in ("weather", "news")
 ]
-NO_SYSTEM = ("llm.system_prompt=", "llm.text_system_prompt=")
-"""Settings without system prompts, so that a prompt has the tokens of the request alone."""
-
-
-@pytest.fixture(scope="module")
-def chat_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
-    """One server for all tests without side effects."""
-    data = tmp_path_factory.mktemp("data")
-    with serving(settings.load([*FAKE_ENGINES, *NO_SYSTEM, f"data={data}"], environ={}).settings) as running:
-        yield running
-
-
-@pytest.fixture
-def client(chat_server: RunningServer) -> Iterator[OpenAI]:
-    with OpenAI(base_url=f"{chat_server.url}/v1", api_key="none", max_retries=0, timeout=20) as found:
-        yield found
 
 
 def clip(seconds: float, form: str = "wav") -> dict[str, Any]:

@@ -2,35 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import openai
 import pytest
 from openai import OpenAI
 
-from chatapi import settings
 from chatapi.services.turns.text_completion import CONTINUE
-from conftest import FAKE_ENGINES, RunningServer, serving
+from conftest import RunningServer
+from openai_client import chat_server, client
 
+__all__ = ["chat_server", "client"]
 TEXT = "You said: Continue"
 REST = " this text.."
 assert CONTINUE == "Continue this text."
-NO_SYSTEM = ("llm.system_prompt=", "llm.text_system_prompt=")
-"""Settings without system prompts, so that a prompt has the tokens of the request alone."""
-
-
-@pytest.fixture(scope="module")
-def text_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
-    data = tmp_path_factory.mktemp("data")
-    with serving(settings.load([*FAKE_ENGINES, *NO_SYSTEM, f"data={data}"], environ={}).settings) as running:
-        yield running
-
-
-@pytest.fixture
-def client(text_server: RunningServer) -> Iterator[OpenAI]:
-    with OpenAI(base_url=f"{text_server.url}/v1", api_key="none", max_retries=0, timeout=20) as found:
-        yield found
 
 
 def test_text_is_continued(client: OpenAI) -> None:
@@ -101,8 +86,8 @@ def test_logprobs_are_in_the_older_format(client: OpenAI) -> None:
         ({"model": "llama-9000"}, "model_not_found", "model"),
     ],
 )
-def test_invalid_value_is_named(text_server: RunningServer, change: Any, code: str, param: str) -> None:
-    reply = text_server.client.post("/v1/completions", json={"prompt": TEXT, **change})
+def test_invalid_value_is_named(chat_server: RunningServer, change: Any, code: str, param: str) -> None:
+    reply = chat_server.client.post("/v1/completions", json={"prompt": TEXT, **change})
     error = reply.json()["error"]
     assert (error["code"], error["param"]) == (code, param), error
 
@@ -126,17 +111,17 @@ def test_unknown_model_is_not_found(client: OpenAI) -> None:
     assert caught.value.code == "model_not_found"
 
 
-def test_lists_say_what_kind_each_model_is(client: OpenAI, text_server: RunningServer) -> None:
+def test_lists_say_what_kind_each_model_is(client: OpenAI, chat_server: RunningServer) -> None:
     listed: Any = list(client.models.list())
     assert {(each.role, each.task) for each in listed if each.role == "tts"} == {("tts", "text-to-speech")}
-    document = text_server.client.get("/v1/audio/models").json()
+    document = chat_server.client.get("/v1/audio/models").json()
     assert document["models"] == document["data"]
     assert {"whisper-1", "tts-1", "fake"} <= {each["id"] for each in document["models"]}
     assert {each["role"] for each in document["models"]} == {"asr", "tts"}
 
 
 @pytest.mark.parametrize("path", ["/v1/audio/voices", "/audio/voices", "/v1/voices", "/v1/audio/speech/voices"])
-def test_voices_are_listed_in_both_shapes(text_server: RunningServer, path: str) -> None:
-    document = text_server.client.get(path).json()
+def test_voices_are_listed_in_both_shapes(chat_server: RunningServer, path: str) -> None:
+    document = chat_server.client.get(path).json()
     assert document["voices"] == document["data"]
     assert [(each["id"], each["name"]) for each in document["voices"]] == [("fake", "fake"), ("fake-high", "fake-high")]

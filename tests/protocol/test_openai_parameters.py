@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import inspect
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,9 @@ from chatapi.interfaces.http.openai import REQUESTS
 from chatapi.interfaces.http.openai.parameter_table import ENDPOINTS
 from chatapi.services.turns.chat_completion import ChatCompletions
 from conftest import FAKE_ENGINES, RunningServer, serving, tone, until
+from openai_client import chat_server, client
 
+__all__ = ["chat_server", "client"]
 CHAT, SPEECH, TRANSCRIPTIONS = "/v1/chat/completions", "/v1/audio/speech", "/v1/audio/transcriptions"
 HEADER = "x-chatapi-ignored"
 USER: dict[str, Any] = {"role": "user", "content": "hello there"}
@@ -33,21 +35,6 @@ CALLS: dict[str, Any] = {
     "tool_calls": [{"id": "c1", "type": "function", "function": {"name": "f", "arguments": "{}"}}],
 }
 FILE = wav(Audio(tone(1.5), RATE))
-NO_SYSTEM = ("llm.system_prompt=", "llm.text_system_prompt=")
-"""Settings without system prompts, so that a prompt has the tokens of the request alone."""
-
-
-@pytest.fixture(scope="module")
-def chat_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
-    data = tmp_path_factory.mktemp("data")
-    with serving(settings.load([*FAKE_ENGINES, *NO_SYSTEM, f"data={data}"], environ={}).settings) as running:
-        yield running
-
-
-@pytest.fixture
-def client(chat_server: RunningServer) -> Iterator[OpenAI]:
-    with OpenAI(base_url=f"{chat_server.url}/v1", api_key="none", max_retries=0, timeout=20) as found:
-        yield found
 
 
 def ask(server: RunningServer, **body: Any) -> httpx.Response:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from typing import Any, get_args
 
@@ -18,11 +18,12 @@ from openai import OpenAI
 from openai.types import responses as types
 from pydantic import BaseModel
 
-from chatapi import settings
 from chatapi.audio import RATE, Audio, wav
 from chatapi.settings import Settings
-from conftest import FAKE_ENGINES, RunningServer, serving, tone
+from conftest import RunningServer, serving, tone
+from openai_client import chat_server, client
 
+__all__ = ["chat_server", "client"]
 PATH = "/v1/responses"
 ANSWER = "You said: hello there."
 WEATHER = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
@@ -38,24 +39,6 @@ EVENTS: dict[str, type[BaseModel]] = {
 
 class Place(BaseModel):
     city: str
-
-
-NO_SYSTEM = ("llm.system_prompt=", "llm.text_system_prompt=")
-"""Settings without system prompts, so that a prompt has the tokens of the request alone."""
-
-
-@pytest.fixture(scope="module")
-def chat_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
-    """One server for all tests without side effects."""
-    data = tmp_path_factory.mktemp("data")
-    with serving(settings.load([*FAKE_ENGINES, *NO_SYSTEM, f"data={data}"], environ={}).settings) as running:
-        yield running
-
-
-@pytest.fixture
-def client(chat_server: RunningServer) -> Iterator[OpenAI]:
-    with OpenAI(base_url=f"{chat_server.url}/v1", api_key="none", max_retries=0, timeout=20) as found:
-        yield found
 
 
 def events_on_the_wire(server: RunningServer, **body: Any) -> list[dict[str, Any]]:
