@@ -148,15 +148,20 @@ async def test_a_file_in_the_way_of_a_jobs_folder_fails_it_and_blocks_no_other(s
     assert failure and failure.code == "job_damaged" and str(store.folder(damaged)) in failure.message
 
 
-async def test_a_damaged_result_runs_its_step_again(store: JobStore) -> None:
-    runs: list[str] = []
-    release = threading.Event()
+def two_steps(runs: list[str], release: threading.Event) -> JobKind:
+    """A kind whose steps add their names to `runs`; the second one waits at its checkpoint for `release`."""
 
     def second(step: StepRun) -> None:
         runs.append("second")
         waiting(release)(step)
 
-    kind = work("a", lambda run: runs.append("first"), second)
+    return work("a", lambda run: runs.append("first"), second)
+
+
+async def test_a_damaged_result_runs_its_step_again(store: JobStore) -> None:
+    runs: list[str] = []
+    release = threading.Event()
+    kind = two_steps(runs, release)
     job = store.add(JobRequest("a")).id
     async with running(store, kind):
         await until(lambda: "second" in runs)
@@ -244,12 +249,7 @@ async def test_a_running_job_is_paused_resumed_and_cancelled(store: JobStore) ->
 async def test_a_stopped_runner_queues_its_jobs_and_the_next_one_goes_on(store: JobStore) -> None:
     runs: list[str] = []
     release = threading.Event()
-
-    def second(step: StepRun) -> None:
-        runs.append("second")
-        waiting(release)(step)
-
-    kind = work("a", lambda run: runs.append("first"), second)
+    kind = two_steps(runs, release)
     job = store.add(JobRequest("a")).id
     async with running(store, kind):
         await until(lambda: "second" in runs)
