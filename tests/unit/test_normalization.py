@@ -156,6 +156,14 @@ def test_other_languages_lose_markup_and_keep_the_rest(text: str, language: str,
     assert normalize(text, language) == expected
 
 
+@pytest.mark.parametrize(
+    ("text", "spoken"),
+    [("To Mark I wrote.", "To Mark I wrote."), ("A Mark V", "A Mark 5")],
+)
+def test_mark_is_a_name_before_i(text: str, spoken: str) -> None:
+    assert normalize(text) == spoken
+
+
 PLAIN = st.sampled_from(
     ["the", "cat", "sat", "on", "and", "ran", "away", "with", "today", "however", "to", "me", "Paris", "Ann", "it's",
      "well-known", "people's", "don't", "I", "a", "will", "Mark", "of", "people", "is", "has", "7", "42", "1,000",

@@ -17,7 +17,7 @@ _TITLES = "King|Queen|Pope|Emperor|Empress|Tsar|Czar|Kaiser|Prince|Sultan|Saint|
 _NUMBERED = (
     "Act|Scene|Chapter|Part|Book|Volume|Vol|Phase|Type|Title|Section|Article|Figure|Stage|Level|Appendix|Episode|Season|"
     "War|Bowl|WrestleMania|Apollo|Class|Division|Schedule|Grade|Canto|Annex|Tier|Round|Game|Rocky|Rambo|Vatican|"
-    "Amendment|Table|Lesson|Unit|Group|Category|Mark|Schengen|Factor|Region|Exhibit|Protocol|Tome|Movement|Symphony"
+    "Amendment|Table|Lesson|Unit|Group|Category|Schengen|Factor|Region|Exhibit|Protocol|Tome|Movement|Symphony"
 )
 """Words after which I, V and X are numerals too."""
 _EVENTS = (
@@ -63,6 +63,8 @@ _RULES = compiled(
         (rf"\b({_MONARCHS}) (I)(?=['’]s\b| (?:of|was|reigned|became|ruled)\b)", _monarch),
         (rf"\b({_MONARCHS}) (?!I\b)({_SMALL}){_END}", _monarch),
         (rf"\b((?:{_NUMBERED})s?) ({_NUMERAL}){_END}(?! (?:am|think|have)\b)", _numbered),
+        # A person may be called Mark: "To Mark I will write."
+        (rf"\b(Mark(?! I\b)) ({_NUMERAL}){_END}", _numbered),
         (rf"\b([A-Z][a-z]{{1,15}}) ({_SMALL}){_END}", _named),
     )
 )
