@@ -1,8 +1,6 @@
 #!/usr/bin/env bash
-# Sets up what is missing, then runs: `./run.sh` serves, `./run.sh test` tests, lint checks the source and fix formats it, docs
-# builds the documentation, fuzz and soak try a server for long; install, update, uninstall, status, logs, keys, jobs and
-# support look after the boot service, build makes the image; everything else goes to the command `chatapi`, which runs in a virtual
-# environment here, and on a Jetson in the appliance's image (RUN_IN=venv or RUN_IN=container overrides that).
+# Sets up what is missing, then runs: `./run.sh` serves, `./run.sh --help` lists what else there is. The commands of `chatapi`
+# run in a virtual environment here, and on a Jetson in the appliance's image (RUN_IN=venv or RUN_IN=container overrides that).
 set -euo pipefail
 # File arguments are relative to the caller's directory.
 from=$PWD
@@ -94,10 +92,11 @@ find_command() {
         shift
         ;;
       --set=* | --config=*) settings+=("$1") ;;
-      -*)
+      -h | --help | --version)
         command=none
         return
         ;;
+      -*) misused "there is no option $1 before a command; ./run.sh --help lists all commands" ;;
       *)
         command=$1
         return
@@ -131,6 +130,21 @@ need_prometheus() {
     cp "$folder"/usr/bin/prom* "$venv/bin/"
   else
     echo "run.sh: Debian's prometheus could not be fetched, so its tests are skipped" >&2
+  fi
+  rm -r "$folder"
+}
+
+# nginx, for the tests; only unpacked too.
+need_nginx() {
+  if [ -x "$venv/bin/nginx" ] || command -v nginx >/dev/null || ! command -v apt-get >/dev/null; then return; fi
+  local folder
+  folder=$(mktemp -d)
+  chmod 755 "$folder"
+  if (cd "$folder" && { apt-get download -qq nginx || { apt-get update -qq && apt-get download -qq nginx; }; }) >/dev/null 2>&1; then
+    dpkg-deb --extract "$folder"/nginx_*.deb "$folder"
+    cp "$folder/usr/sbin/nginx" "$venv/bin/"
+  else
+    echo "run.sh: Debian's nginx could not be fetched, so its tests are skipped" >&2
   fi
   rm -r "$folder"
 }
@@ -178,9 +192,10 @@ set_up_tests() {
   debian gcc libc6-dev binutils binutils-aarch64-linux-gnu
   debian pulseaudio pulseaudio-utils libasound2-plugins alsa-utils libportaudio2
   need_prometheus
+  need_nginx
   need_node
   chatapi models fetch
-  chatapi models fetch whisper-tiny.en whisper-base whisper-base-ct2
+  chatapi models fetch whisper-tiny.en whisper-base whisper-base-ct2 knn-vc-whisper-base
 }
 
 # Several files run at once, each in one process; most tests wait for something. With -X dev every warning is an error; it costs
@@ -192,8 +207,23 @@ in_parallel() {
   "$venv/bin/python" -m pytest --dist loadfile --tx "$processes*popen//python=$python" "$@"
 }
 
+# Third-party clients, each installed into an environment of its own in .venv-clients and run unmodified; further arguments
+# go to pytest, such as `-k pipecat`. The results are data of the documentation.
+test_clients() {
+  need_openmp
+  # Home Assistant converts speech with it.
+  debian ffmpeg
+  chatapi models fetch
+  chatapi models fetch whisper-tiny.en-ct2
+  local status=0
+  CLIENTS_REPORT=$here/docs/integrations/clients.json "$venv/bin/python" -m pytest -m clients tests/clients "$@" || status=$?
+  "$venv/bin/python" docs/generate.py
+  return $status
+}
+
 # Without arguments: what a contributor needs on every change, on fake engines. `--all`: everything, images and boots
-# included, and a skipped test fails unless tests/conftest.py expects it. Anything else goes to pytest.
+# included, and a skipped test fails unless tests/conftest.py expects it. `--clients`: third-party clients. Anything else goes
+# to pytest.
 run_tests() {
   install_dev
   lint
@@ -203,11 +233,15 @@ run_tests() {
         tests/unit tests/contract tests/protocol
       echo "run.sh: these were the tests on fake engines; ./run.sh test --all runs all, ./run.sh test FILE... some" >&2
       ;;
+    --clients)
+      shift
+      test_clients "$@"
+      ;;
     --all)
       set_up_tests
       debian buildah podman runc netavark aardvark-dns mmdebstrap qemu-user-static binfmt-support
       export CHATAPI_TESTS=all
-      in_parallel 3 "$venv/bin/python -X dev" -m "not alone and not image"
+      in_parallel 3 "$venv/bin/python -X dev" -m "not alone and not image and not clients"
       "$venv/bin/python" -X dev -m pytest -m alone
       "$venv/bin/python" -X dev -m pytest -m image
       ;;
@@ -237,23 +271,30 @@ set_up() {
   need_openmp
 }
 
+# Other programs beside this one; their tables go to standard output.
+compare_peers() {
+  [ "$mode" = venv ] || misused "bench peers runs in a virtual environment (RUN_IN=venv)"
+  set_up
+  chatapi models fetch >/dev/null
+  chatapi models fetch whisper-tiny.en whisper-tiny.en-ct2 >/dev/null
+  exec "$venv/bin/python" benchmarks/peers "$@"
+}
+
 run_here() {
   set_up
   case "$command" in
-    serve | talk) need_portaudio ;;
+    serve | talk | caption) need_portaudio ;;
   esac
   case "$command" in
-    serve | talk | ask | say | transcribe | bench) chatapi ${settings[@]+"${settings[@]}"} models fetch >/dev/null ;;
+    serve | talk | caption | ask | say | transcribe | commands | voices | convert | bench) chatapi ${settings[@]+"${settings[@]}"} models fetch >/dev/null ;;
   esac
   chatapi_instead "$@"
 }
 
 run_command() {
-  settings=()
-  find_command "$@"
   case "$command $*" in
     # The other box has the models.
-    "talk "*"--server"* | "talk "*"--list-devices"* | "ask "*"--server"*) command=elsewhere ;;
+    "talk "*"--server"* | "caption "*"--server"* | "talk "*"--list-devices"* | "ask "*"--server"*) command=elsewhere ;;
   esac
   if [ "$mode" = container ]; then in_container "$@"; else run_here "$@"; fi
 }
@@ -262,10 +303,23 @@ case "$mode" in
   container | venv) ;;
   *) die "RUN_IN is $mode; it can be venv or container" ;;
 esac
+# shellcheck source=systemd/commands.sh
+source systemd/commands.sh
 # shellcheck source=systemd/container.sh
 source systemd/container.sh
 # shellcheck source=systemd/install.sh
 source systemd/install.sh
+settings=()
+find_command "$@"
+[ "$command" = none ] || is_command "$command" || misused "there is no command $command; ./run.sh --help lists all"
+if asks_for_help "$@"; then
+  help "$command"
+  exit
+fi
+if [ "$command" = none ]; then
+  echo "chatapi $(version)"
+  exit
+fi
 verb=${1:-serve}
 case "$verb" in
   test)
@@ -273,10 +327,12 @@ case "$verb" in
     run_tests "$@"
     ;;
   lint | fix)
+    takes_none "$@"
     install_dev
     "$verb"
     ;;
   docs)
+    takes_none "$@"
     install_dev
     build_docs
     ;;
@@ -291,6 +347,7 @@ case "$verb" in
   keys | jobs) if [ -e "$units/chatapi.service" ]; then service_command "$@"; else run_command "$@"; fi ;;
   # Run by `install` and `update` in a new release before it is swapped in.
   set-up)
+    takes_none "$@"
     if [ "$mode" = container ]; then
       need_docker
       name=$(take_image)
@@ -302,8 +359,12 @@ case "$verb" in
     fi
     ;;
   build)
+    takes_none "$@"
     need_docker
     build_image
+    ;;
+  bench)
+    if [ "${2:-}" = peers ]; then compare_peers "${@:3}"; else run_command "$@"; fi
     ;;
   *) run_command "$@" ;;
 esac

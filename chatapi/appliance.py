@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Mapping
@@ -18,6 +19,7 @@ from chatapi.auth import Keyring
 from chatapi.catalog import Catalog
 from chatapi.engines import registry
 from chatapi.errors import ChatapiError, NotReady, collapse_exception_group
+from chatapi.jobs.notifications import NotificationSender
 from chatapi.jobs.service import JobService
 from chatapi.jobs.webhooks import WebhookSender
 from chatapi.observability.metrics import Metrics
@@ -25,21 +27,28 @@ from chatapi.observability.tracing import Tracing
 from chatapi.runtime import engine_selection
 from chatapi.runtime.admission import Admission, Priority
 from chatapi.runtime.byte_budget import ByteBudget
+from chatapi.runtime.drain import Drain
 from chatapi.runtime.engine_loading import EngineLoader
+from chatapi.runtime.engine_swap import EngineSwaps
 from chatapi.runtime.model_selection import MemoryPlan
 from chatapi.runtime.scheduler import Scheduler
 from chatapi.runtime.workers import Engines, Worker
+from chatapi.services.captions.service import CaptionService
+from chatapi.services.command_recognition.service import CommandRecognition
 from chatapi.services.live import LiveConversations
 from chatapi.services.live.audio_device_state import AudioDeviceState
 from chatapi.services.speech.service import SpeechService
 from chatapi.services.speech.synthesis import SpeechSynthesis
+from chatapi.services.transcription.jobs import TranscriptionJobs
 from chatapi.services.transcription.service import TranscriptionService
+from chatapi.services.transcription.speakers import SpeakerLabeller
 from chatapi.services.transcription.streaming import StreamingTranscriber
 from chatapi.services.transcription.transcriber import FileTranscriber
 from chatapi.services.turns.chat_completion import ChatCompletions
 from chatapi.services.turns.completion import Completions
 from chatapi.services.turns.conversations import Conversations
 from chatapi.services.turns.generation import Generator
+from chatapi.services.voice_conversion.service import VoiceConversion
 from chatapi.settings import Settings
 from chatapi.storage.history import ConversationHistory, StorageProblem
 from chatapi.storage.layout import DataDirectory
@@ -50,7 +59,7 @@ log = logging.getLogger(__name__)
 DAY = 86_400
 """Seconds in a day."""
 RESTART_SECONDS = 30.0
-"""Retry-After when an engine has failed permanently, in seconds: systemd or the owner may have restarted chatapi."""
+"""Retry-After when an engine has failed to load, in seconds: systemd or the owner may have restarted chatapi."""
 MAINTENANCE_SECONDS = 30.0
 """Time between two runs of the history's maintenance, in seconds: conversations expire, and a full disk may be writable
 again."""
@@ -71,16 +80,19 @@ class Appliance:
         self.keyring = Keyring(settings.data, own.get_secret_value() if own is not None else None)
         self.byte_budget = ByteBudget(settings.limits.inflight_bytes)
         self.byte_budget.on_large_release = malloc_trim.MallocTrimmer().soon
+        self.drain = Drain()
         self.parts: dict[str, Callable[[], dict[str, Any]]] = {}
         """Name of an interface -> its entry in `health`; the interfaces add themselves."""
         self.microphone: AudioDeviceState | None = None
         """The box's own microphone and speaker; the audio device interface sets it."""
-        self._loader = EngineLoader(settings, self.catalog, self.metrics.load_seconds)
+        self._loader = EngineLoader(settings, self.catalog, self.metrics.load_seconds, root)
         self.active = self._loader.active
         """Role -> name of the model in use."""
+        self.swaps = EngineSwaps(self._loader, self.catalog)
         self.scheduler = Scheduler()
         webhooks = WebhookSender.of(settings.webhook)
-        self.jobs = JobService(settings.data, self.scheduler, settings.jobs.concurrent, webhooks)
+        notifications = NotificationSender.of(settings.notify)
+        self.jobs = JobService(settings.data, self.scheduler, settings.jobs, webhooks, notifications)
         self.engines = Engines({role: self._worker(role) for role in registry.roles()})
         self._required = set(registry.essential())
         """Roles without which the box is not ready."""
@@ -105,17 +117,25 @@ class Appliance:
         self.conversations = Conversations(self.history)
         self.transcriber = FileTranscriber(self.engines, settings, self.metrics)
         self.streaming_transcriber = StreamingTranscriber(self.engines, self.transcriber, settings.vad)
-        voices = [m.name for m in self.catalog.manifests.values() if (m.role, m.engine) == ("tts", settings.tts.engine)]
-        self.synthesis = SpeechSynthesis(self.engines, self.metrics, voices)
+        self.speaker_labeller = SpeakerLabeller(self.engines, settings)
+        self.synthesis = SpeechSynthesis(self.engines, self.metrics, self._voices())
         self.generator = Generator(self.engines.llm, self.synthesis, settings.llm)
         self.completions = Completions(
             self.transcriber, self.synthesis, self.generator, self.conversations, self.admission, settings, self.metrics
         )
         self.transcription_service = TranscriptionService(
-            self.streaming_transcriber, self.admission, settings, self.metrics
+            self.streaming_transcriber, self.speaker_labeller, self.admission, settings, self.metrics
         )
+        longest = settings.transcription.max_seconds
+        self.transcription_jobs = TranscriptionJobs(
+            self.engines, self.transcriber, self.speaker_labeller, settings, longest
+        )
+        self.jobs.offer(self.transcription_jobs.kind)
+        self.captions = CaptionService(self.engines, self.transcriber, settings, self.metrics)
         self.speech_service = SpeechService(self.synthesis, self.admission, settings, self.metrics)
         self.chat = ChatCompletions(self.transcriber, self.generator, self.admission, settings, self.metrics)
+        self.command_recognition = CommandRecognition(self.engines, self.admission, settings, self.active)
+        self.voice_conversion = VoiceConversion(self.engines, self.speaker_labeller, settings)
         self.live = LiveConversations(
             self.engines,
             self.transcriber,
@@ -127,10 +147,16 @@ class Appliance:
             self.metrics,
         )
 
+    def _voices(self) -> list[str]:
+        """The catalog's voices for the TTS engine, installed or not."""
+        chosen = ("tts", self.settings.tts.engine)
+        return [each.name for each in self.catalog.manifests.values() if (each.role, each.engine) == chosen]
+
     @asynccontextmanager
     async def running(self) -> AsyncIterator[Appliance]:
         """The lifetime of the appliance: nothing is loaded on entry; leaving closes every engine."""
         self.metrics.lag.start()
+        self.transcription_jobs.loop = asyncio.get_running_loop()
         try:
             yield self
         finally:
@@ -161,6 +187,20 @@ class Appliance:
             self.warm = True
             self._warmed.set()
 
+    async def swap(self, role: str, wanted: Settings) -> None:
+        """Swap the engine of a role for the one that these settings want; calls in flight finish on the old one.
+
+        Raises SettingsError with the reason, the old one being in use; NotReady while models are loading, Busy.
+        """
+        worker = self.engines[role]
+        if worker.state == "loading" or (self._loader.plan is not None and not self.warm):
+            raise NotReady("the models are still loading", retry_after=2)
+        self.settings = await self.swaps.swap(worker, wanted)
+        worker.scheduler = None if self.is_remote(role) else self.scheduler
+        self.synthesis.downloadable = self._voices()
+        if role == "llm":
+            self.generator.omits_reasoning_marker = False
+
     async def _load_planned(self, plan: MemoryPlan, roles: Collection[str]) -> None:
         async with anyio.create_task_group() as group:
             group.start_soon(self.history.open)
@@ -185,7 +225,7 @@ class Appliance:
             if all(worker.rebuild_delay for worker in failed):
                 message = f"the {many} been lost too often; chatapi retries in {wait:.0f} seconds, or when restarted"
                 raise NotReady(message, retry_after=wait)
-            raise NotReady(f"the {many} failed permanently; restart chatapi", retry_after=RESTART_SECONDS)
+            raise NotReady(f"the {many} failed to load; the next request tries again", retry_after=RESTART_SECONDS)
         if not self.warm:
             raise NotReady("the models are still loading", retry_after=1)
 
@@ -313,6 +353,7 @@ class Appliance:
         self.metrics.inflight.set_function(lambda: float(self.byte_budget.held))
         self.metrics.audio_device.source = lambda: self.microphone.health if self.microphone is not None else None
         self.metrics.engine_counts.source = self._llm_counters
+        self.metrics.engine_models.source = lambda: dict(self.active)
         self.metrics.webhooks.source = self.jobs.deliveries
         self.metrics.jobs.source, self.metrics.work.source = self.jobs.counts, self.scheduler.decisions
 

@@ -29,11 +29,15 @@ class Transcript:
     """Seconds from the start of the audio."""
     language: str = ""
     """ISO 639-1 code."""
+    tokens: tuple[Token, ...] = ()
+    """The tokens of a final transcript, where they were requested."""
+    speaker: str = ""
+    """Label or name of who spoke, of a final transcript, where it was requested."""
 
 
 @dataclass(frozen=True)
 class Token:
-    """A token of an answer, and its probability."""
+    """A token of an answer or of a transcript, and its probability."""
 
     text: str
     logprob: float
@@ -63,6 +67,21 @@ class ToolCall:
     name: str
     arguments: str
     """The arguments as a JSON object."""
+
+
+@dataclass(frozen=True)
+class ReasoningDelta:
+    """A part of the model's reasoning; it is sent where `GenerationOptions.reasoning` requests it."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class TextWithdrawn:
+    """All text and speech of the answer so far were reasoning without an opening marker."""
+
+    response: str = ""
+    """Id of the answer in a live session; empty elsewhere."""
 
 
 @dataclass(frozen=True)
@@ -133,6 +152,8 @@ class TurnEnded:
     """Whether the exchange is stored on disk; False: it is kept in memory until the disk can be written again."""
     response: str = ""
     """Id of the answer in a live session; empty elsewhere."""
+    reasoning_tokens: int = 0
+    """The completion tokens that are reasoning, which the text does not contain."""
 
 
 @dataclass(frozen=True)
@@ -155,7 +176,9 @@ class TurnRecord:
     """The client's trace context, in the format of W3C Trace Context; empty: none."""
 
 
-Event = TurnStarted | Transcript | TextDelta | ToolCalls | Speech | JobProgress | TurnEnded
+Event = (
+    TurnStarted | Transcript | TextDelta | ReasoningDelta | TextWithdrawn | ToolCalls | Speech | JobProgress | TurnEnded
+)
 
 
 @dataclass(frozen=True)

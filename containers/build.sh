@@ -1,9 +1,20 @@
 #!/usr/bin/env bash
-# Builds the appliance's image: `containers/build.sh cpu` for any machine, `containers/build.sh r36` or `r39` on a Jetson
-# with that L4T, from the image that jetson-containers builds first. Prints the image's name at the end.
+# Builds the appliance's image: `containers/build.sh cpu` for any machine, `containers/build.sh cuda` for a PC with an NVIDIA
+# GPU, `containers/build.sh r36` or `r39` on a Jetson with that L4T, from the image that jetson-containers builds first.
+# Prints the image's name at the end.
 # BUILDER: docker, podman or buildah; BASE_IMAGE: another base; BUILD_IMAGE: an existing build image.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+# Before anything else: a build takes hours.
+for argument in "$@"; do
+  case "$argument" in
+    -h | --help)
+      sed -n '2,/^set /s/^# //p' containers/build.sh
+      exit
+      ;;
+  esac
+done
 
 die() {
   printf 'build.sh: %s\n' "$*" >&2
@@ -37,12 +48,16 @@ build_engines() {
   docker image ls --format '{{.Repository}}:{{.Tag}}' chatapi-build | grep "^chatapi-build:$l4t\.[^-]*-[^-]*-[^-]*-[^-]*$" | head -n 1
 }
 
+[ $# -le 1 ] || die "it takes one target and not $*; containers/build.sh --help shows its usage"
 what=${1:-}
 case "$what" in
-  cpu)
+  cpu | cuda)
     base=${BASE_IMAGE:-docker.io/library/python:3.12-slim-bookworm}
+    extras=engines,torchserve
+    [ "$what" = cpu ] || extras=$extras,cuda
     # shellcheck disable=SC2086 # a list of words
-    build wheels.Dockerfile chatapi-engines:cpu ${ENGINES_OPTIONS:-} --build-arg "BASE_IMAGE=$base"
+    build wheels.Dockerfile "chatapi-engines:$what" ${ENGINES_OPTIONS:-} --build-arg "BASE_IMAGE=$base" \
+      --build-arg "EXTRAS=$extras"
     ;;
   r36 | r39)
     # Bases of jetson-containers (jetson_containers/l4t_version.py, get_l4t_base).
@@ -52,9 +67,9 @@ case "$what" in
     [ -n "$built" ] || die "jetson-containers left no image chatapi-build:$what..."
     build board.Dockerfile "chatapi-engines:$what" --build-arg "BUILD_IMAGE=$built"
     ;;
-  *) die "the target must be cpu, r36 (JetPack 6) or r39 (JetPack 7)" ;;
+  *) die "the target must be cpu, cuda (a PC with an NVIDIA GPU), r36 (JetPack 6) or r39 (JetPack 7)" ;;
 esac
 build Dockerfile "chatapi:$version-$what" --build-arg "BASE_IMAGE=$base" \
   --build-arg "ENGINES_IMAGE=${ENGINES_PREFIX:-}chatapi-engines:$what" --build-arg "VERSION=$version" \
-  --build-arg "L4T=$([ "$what" = cpu ] || echo "${what#r}")"
+  --build-arg "L4T=$(case "$what" in r*) echo "${what#r}" ;; esac)"
 echo "chatapi:$version-$what"

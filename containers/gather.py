@@ -8,6 +8,7 @@ installers are left out. It needs only Python and ldd.
 
 from __future__ import annotations
 
+import argparse
 import re
 import shutil
 import subprocess
@@ -109,4 +110,6 @@ def main(target: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("target", type=Path, help="folder to copy to")
+    main(parser.parse_args().target)

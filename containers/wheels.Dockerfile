@@ -2,6 +2,8 @@
 ARG BASE_IMAGE=docker.io/library/python:3.12-slim-bookworm
 
 FROM ${BASE_IMAGE} AS install
+# Extras of pyproject.toml; cuda adds cuBLAS for an NVIDIA GPU of a PC.
+ARG EXTRAS=engines,torchserve
 # Debian's python3 cannot create a virtual environment without python3-venv.
 # hadolint ignore=DL3008
 RUN python3 -c 'import ensurepip' 2>/dev/null \
@@ -13,7 +15,7 @@ COPY pyproject.toml constraints.txt ./
 # An empty package installs the real one's requirements, so this layer changes only with them.
 RUN mkdir -p chatapi compile/chatapi_compile models \
     && touch chatapi/__init__.py compile/chatapi_compile/__init__.py models/none README.md LICENSE \
-    && /pip/bin/pip --python /opt/venv/bin/python install --no-cache-dir --constraint constraints.txt '.[engines]' \
+    && /pip/bin/pip --python /opt/venv/bin/python install --no-cache-dir --constraint constraints.txt ".[${EXTRAS}]" \
     && /pip/bin/pip --python /opt/venv/bin/python uninstall --yes chatapi-appliance \
     && rm -r models
 COPY LICENSE README.md ./
@@ -21,7 +23,8 @@ COPY models ./models
 COPY compile ./compile
 COPY chatapi ./chatapi
 RUN /pip/bin/pip install --no-cache-dir --constraint constraints.txt --no-deps --target /opt/chatapi . \
-    && mkdir -p /engines/system /engines/python/opt \
+    && mkdir -p /engines/system/etc/ld.so.conf.d /engines/python/opt \
+    && find /opt/venv/lib -type d -path "*/nvidia/*/lib" >/engines/system/etc/ld.so.conf.d/nvidia-wheels.conf \
     && mv /opt/venv /engines/python/opt/venv && mv /opt/chatapi /engines/chatapi
 
 FROM scratch

@@ -5,32 +5,37 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import re
 import sys
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, get_args
 
+from http_reference import NOTE, cell, http_page, openapi
 from pydantic import BaseModel, SecretStr
 from pydantic.fields import FieldInfo
 
-from chatapi import auth, settings
-from chatapi.appliance import Appliance
-from chatapi.engines import registry
-from chatapi.interfaces.http.app import create_app
+from chatapi import auth
 from chatapi.interfaces.http.openai import REQUESTS
 from chatapi.interfaces.http.openai.parameter_table import ENDPOINTS
-from chatapi.interfaces.http.problems import EVERYWHERE, MEANINGS
 from chatapi.settings import Settings
 from chatapi.settings.network import LIVE
 
 DOCS = Path(__file__).parent
 TYPES = {str: "text", int: "integer", float: "number", bool: "true or false", Path: "path", SecretStr: "secret text"}
-INTERFACES = {"http": "HTTP", "websocket": "WebSocket", "wyoming": "Wyoming"}
+INTERFACES = {
+    "http": "HTTP",
+    "websocket": "WebSocket",
+    "realtime": "Realtime sessions of the type",
+    "wyoming": "Wyoming",
+    "torchserve_inference": "TorchServe inference",
+    "torchserve_management": "TorchServe management",
+    "torchserve_metrics": "TorchServe metrics",
+    "asr_webservice": "whisper-asr-webservice",
+}
 """Interface of the policy -> its name in the table."""
-NOTE = "<!-- Written by docs/generate.py; do not edit. -->"
 SETTINGS_HEAD = f"""{NOTE}
 # Settings
 
@@ -45,8 +50,15 @@ Settings come from five sources; a later one wins:
 
 `./run.sh check --all` shows every setting, its value and its source. An unknown key is an error.
 A setting whose column *changes* says live can change while chatapi runs; any other changes at the next start.
-`PATCH /settings` with `{{"llm": {{"temperature": 0.5}}}}` changes it there; null removes the override. An open live
-conversation keeps its turn detection until it ends.
+`chatapi settings set` changes the running server that has the same data directory and port, and so does
+`PATCH /settings` with `{{"llm": {{"temperature": 0.5}}}}`; null removes the override. An open live conversation keeps
+its turn detection until it ends.
+
+`engine`, `model` and `worker` of a role are live: `chatapi settings set llm.model=qwen3-4b-instruct-2507` loads that
+model beside the present one and then uses it. If the memory does not hold both, requests wait while the present one
+is unloaded and the new one loaded. A model that is not installed, too large or damaged is rejected with the reason. If
+a model cannot be loaded, the present one stays in use, and nothing is stored. Turns in progress finish; a turn that
+needs several calls may get the later ones from the new model.
 
 ```toml
 [server]
@@ -58,17 +70,6 @@ model = "qwen3-4b-instruct-2507"
 system_prompt = "You are the voice of a small museum. Answer in one or two sentences."
 ```
 """
-HTTP_HEAD = f"""{NOTE}
-# HTTP API
-
-Every route of the server, from its OpenAPI document. A running server has the document at `/openapi.json`.
-[HTTP and curl](../integrations/curl.md) shows how the routes are used, [Realtime API](../integrations/realtime.md) the
-WebSocket `/v1/realtime`, which OpenAPI cannot describe.
-
-An error is `application/problem+json` (RFC 9457) with a stable `code`; under `/v1` it has OpenAI's form.
-Statuses 429 and 503 carry `Retry-After`. As soon as the server has an [API key](../keys-and-https.md), every route
-needs one.
-"""
 MEASUREMENTS_HEAD = f"""{NOTE}
 # Measurements
 
@@ -78,7 +79,8 @@ Figures behind the defaults, with the data they were measured on, and the tools 
 - `./run.sh bench live` measures live conversation against a server of its own over its WebSocket. With `--door devices`
   it runs `chatapi talk` with a virtual microphone and speaker, and judges the recording.
   [How it works](../../chatapi/bench/live/README.md).
-- [Compared with other servers](../../benchmarks/README.md): scripts that ask chatapi and another program in turns.
+- `./run.sh bench peers` asks chatapi and other programs in turns, each at its own defaults.
+  [How it works](../../benchmarks/README.md).
 - [The corpus of speech](../../tests/corpus/README.md) on which recognition is judged.
 
 Nothing has been measured on a Jetson yet; [what was tested instead](../jetson/evidence.md).
@@ -87,8 +89,11 @@ Nothing has been measured on a Jetson yet; [what was tested instead](../jetson/e
 
 def main() -> int:
     """Status 1 when `--check` finds a page that is out of date."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true", help="only tell which pages are out of date")
+    chosen = parser.parse_args()
     stale = [path for path, text in pages().items() if not path.exists() or path.read_text(encoding="utf-8") != text]
-    if "--check" in sys.argv[1:]:
+    if chosen.check:
         for path in stale:
             sys.stderr.write(f"{path.relative_to(DOCS.parent)} is out of date: python docs/generate.py\n")
         return 1 if stale else 0
@@ -105,6 +110,7 @@ def pages() -> dict[Path, str]:
         DOCS / "reference/http-api.md": http_page(openapi()),
         DOCS / "measurements/index.md": measurements_page(),
         DOCS / "integrations/openai.md": filled(DOCS / "integrations/openai.md", "parameters", parameters_tables()),
+        DOCS / "integrations/clients.md": filled(DOCS / "integrations/clients.md", "programs", programs_table()),
         DOCS / "keys-and-https.md": filled(DOCS / "keys-and-https.md", "scopes", scopes_table()),
         DOCS.parent / "SECURITY.md": filled(DOCS.parent / "SECURITY.md", "policy", policy_table()),
     }
@@ -118,6 +124,17 @@ def filled(path: Path, name: str, lines: Iterable[str]) -> str:
     if not found:
         raise ValueError(f"{path} has no part {name}")
     return "\n".join([f"{before}{begin}\n", *lines, f"\n{end}{after}"])
+
+
+def programs_table() -> Iterator[str]:
+    """What worked with each third-party client when it was last run."""
+    yield "| client | works | does not work |"
+    yield "| --- | --- | --- |"
+    for name, program in json.loads((DOCS / "integrations/clients.json").read_text(encoding="utf-8")).items():
+        works = [each["feature"] for each in program["features"] if each["works"]]
+        fails = [f"{each['feature']}: {each['reason']}" for each in program["features"] if not each["works"]]
+        title = f"{name} {program['version']} ({program['date']})"
+        yield f"| {title} | {cell('; '.join(works))} | {cell('; '.join(fails))} |"
 
 
 # Settings
@@ -181,11 +198,6 @@ def default(name: str, info: FieldInfo) -> str:
     return f"`{cell(str(value))}`" if str(value) else "empty"
 
 
-def cell(text: str) -> str:
-    """A text as it may stand in a table."""
-    return re.sub(r"\s+", " ", text).replace("|", "\\|").strip()
-
-
 # Scopes
 
 
@@ -208,126 +220,6 @@ def policy_table() -> Iterator[str]:
             found.setdefault(interface, []).append(f"`{name}`")
         parts = [f"{INTERFACES[interface]} {', '.join(names)}" for interface, names in found.items()]
         yield f"| {scope} | {'; '.join(parts) or ('everything' if scope == '`all`' else 'nothing yet')} |"
-
-
-# The HTTP API
-
-
-def openapi() -> dict[str, Any]:
-    """The OpenAPI document of a server with every route."""
-    with tempfile.TemporaryDirectory() as folder:
-        chosen = [*(f"{role.name}.engine=fake" for role in registry.SHIPPED), f"data={folder}"]
-        app = create_app(Appliance(settings.load(chosen, environ={}).settings))
-        document: dict[str, Any] = json.loads(json.dumps(app.openapi()))
-        return document
-
-
-def http_page(document: dict[str, Any]) -> str:
-    parts = [HTTP_HEAD, "Every route may answer with these statuses too:\n", "| status | meaning |", "| --- | --- |"]
-    parts += [*(f"| {status} | {MEANINGS[status]} |" for status in EVERYWHERE), ""]
-    schemas = document["components"]["schemas"]
-    for path, operations in document["paths"].items():
-        for method, operation in operations.items():
-            parts += [f"## {method.upper()} {path}\n", f"{operation['summary']}. {needs(operation)}\n"]
-            parts += list(parameters(operation))
-            parts += list(bodies(operation, schemas))
-            parts += list(responses(operation))
-    parts += ["## Schemas\n"]
-    for name in sorted(schemas):
-        schema = schemas[name]
-        if schema.get("properties"):
-            parts += [f"### {name}\n", f"{cell(schema.get('description', ''))}\n", *members(schema), ""]
-    return "\n".join(parts).rstrip() + "\n"
-
-
-def needs(operation: dict[str, Any]) -> str:
-    """The scope that a key needs, as a sentence."""
-    scopes = [f"`{scope}`" for each in operation["security"] for scope in each.get("key", [])]
-    return f"Needs the scope {' or '.join(scopes)}." if scopes else "Any key is enough."
-
-
-def parameters(operation: dict[str, Any]) -> Iterator[str]:
-    found = operation.get("parameters", [])
-    if found:
-        yield "| parameter | in | type | meaning |"
-        yield "| --- | --- | --- | --- |"
-        for each in found:
-            schema = each["schema"]
-            described = dict.fromkeys(filter(None, (schema.get("description"), each.get("description"))))
-            meaning = cell(" ".join(described))
-            yield f"| `{each['name']}` | {each['in']} | {shape(schema)} | {meaning} |"
-        yield ""
-
-
-def bodies(operation: dict[str, Any], schemas: dict[str, Any]) -> Iterator[str]:
-    content = operation.get("requestBody", {}).get("content", {})
-    files = [f"`{name}`" for name, each in content.items() if each["schema"].get("format") == "binary"]
-    if files:
-        yield f"Body {', '.join(files)}: the file itself.\n"
-    for media_type, each in content.items():
-        schema = each["schema"]
-        if schema.get("format") == "binary":
-            continue
-        if "$ref" in schema:
-            yield f"Body `{media_type}`: {shape(schema)}.\n"
-        else:
-            yield f"Body `{media_type}`:\n"
-            yield from members(schema)
-            yield ""
-
-
-def members(schema: dict[str, Any]) -> Iterator[str]:
-    """A table of an object's members."""
-    required = schema.get("required", [])
-    yield "| member | type | default | meaning |"
-    yield "| --- | --- | --- | --- |"
-    for name, each in schema["properties"].items():
-        given = "required" if name in required else value(each.get("default"))
-        yield f"| `{name}` | {shape(each)} | {given} | {cell(each.get('description', ''))} |"
-
-
-def value(given: Any) -> str:
-    return "" if given is None else f"`{json.dumps(given)}`"
-
-
-def shape(schema: dict[str, Any]) -> str:
-    """The type of a value in words, with its limits."""
-    if "$ref" in schema:
-        name = schema["$ref"].rpartition("/")[2]
-        return f"[{name}](#{name.lower()})"
-    if "enum" in schema or "const" in schema:
-        return ", ".join(f"`{choice}`" for choice in schema.get("enum", [schema.get("const")]))
-    for union in ("anyOf", "oneOf"):
-        if union in schema:
-            found = [shape(each) for each in schema[union] if each.get("type") != "null"]
-            return " or ".join(dict.fromkeys(found))
-    if schema.get("type") == "array":
-        return f"list of {shape(schema.get('items', {})) or 'values'}"
-    if schema.get("format") == "binary":
-        return "file"
-    return schema.get("type", "any") + limits(schema)
-
-
-def limits(schema: dict[str, Any]) -> str:
-    below = schema.get("minimum", schema.get("minLength", schema.get("exclusiveMinimum")))
-    above = schema.get("maximum", schema.get("maxLength", schema.get("exclusiveMaximum")))
-    unit = " characters" if "minLength" in schema or "maxLength" in schema else ""
-    if below is not None and above is not None:
-        return f", {below} to {above}{unit}"
-    if above is not None:
-        return f", at most {above}{unit}"
-    return "" if below is None else f", at least {below}{unit}"
-
-
-def responses(operation: dict[str, Any]) -> Iterator[str]:
-    yield "| status | media type | meaning |"
-    yield "| --- | --- | --- |"
-    for status, response in sorted(operation["responses"].items()):
-        if int(status) in EVERYWHERE:
-            continue
-        kinds = ", ".join(f"`{each}`" for each in response.get("content", {}))
-        yield f"| {status} | {kinds} | {cell(response['description'])} |"
-    yield ""
 
 
 # Parameters of OpenAI's endpoints

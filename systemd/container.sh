@@ -172,7 +172,7 @@ in_container() {
     options+=(--name "$container")
   fi
   case "$command" in
-    serve | talk | ask | say | transcribe | bench)
+    serve | talk | caption | ask | say | transcribe | commands | voices | convert | bench)
       docker run "${options[@]}" "$image" ${settings[@]+"${settings[@]}"} models fetch >/dev/null </dev/null ||
         echo "run.sh: not all models could be fetched (see above); continuing with the installed ones" >&2
       ;;

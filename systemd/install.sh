@@ -3,7 +3,7 @@
 #
 # A release is an unchanging folder of /opt/chatapi/releases: the source and its virtual environment, or the name of its
 # image. `current` points to the running release, and the unit's files point into `current`, so that one rename swaps
-# everything, and swaps it back. Needs `die`, `mode` (venv or container) and what sets a release up.
+# everything, and swaps it back. Needs `die`, `misused`, `mode` (venv or container) and what sets a release up.
 
 home=/opt/chatapi
 data=/var/lib/chatapi
@@ -173,12 +173,17 @@ take() {
 }
 
 install_service() {
+  takes_none install "$@"
   need_root install
   alone
   take install
 }
 
 update_service() {
+  case "$# ${1:-}" in
+    "0 " | "1 "[!-]*) ;;
+    *) misused "update takes at most the name of an image; ./run.sh update --help shows its usage" ;;
+  esac
   need_root update
   alone
   [ -n "$(current_release)" ] || die "nothing is installed yet: ./run.sh install"
@@ -187,6 +192,10 @@ update_service() {
 }
 
 uninstall_service() {
+  case "$*" in
+    "" | --purge) ;;
+    *) misused "uninstall takes nothing but --purge, and not $*; ./run.sh uninstall --help shows its usage" ;;
+  esac
   need_root uninstall
   alone
   systemctl disable --now chatapi.service 2>/dev/null || true
@@ -207,6 +216,7 @@ need_installed() {
 }
 
 status_service() {
+  takes_none status "$@"
   need_installed
   systemctl --no-pager --lines 5 status chatapi.service || true
   as_service health && echo "ready"

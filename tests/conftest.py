@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio.constants
 import io
+import logging
 import os
 import re
 import ssl
@@ -34,8 +36,16 @@ from chatapi.interfaces.http.app import create_app, listening_socket, run_server
 from chatapi.services.turns.completion import Turn
 from chatapi.settings import Settings
 
-hypothesis.settings.register_profile("busy machine", deadline=None)
-hypothesis.settings.load_profile("busy machine")
+# The same examples every time, so that chance does not decide whether a change passes; `--hypothesis-profile=random`
+# looks for others.
+hypothesis.settings.register_profile("repeatable", deadline=None, derandomize=True)
+hypothesis.settings.register_profile("random", deadline=None, print_blob=True)
+hypothesis.settings.load_profile("repeatable")
+
+# With -X dev asyncio keeps a stack for each callback, a fifth of a server's CPU time; one frame is enough.
+asyncio.constants.DEBUG_STACK_DEPTH = 1
+# With -X dev asyncio logs every step of more than 0.1 s, on a busy machine any step, where tests read their own log.
+logging.getLogger("asyncio").addFilter(lambda record: record.msg != "Executing %s took %.3f seconds")
 
 MODELS = Path(os.environ.get("CHATAPI_DATA") or settings.Settings().data)
 """The data directory whose models `run.sh test` fetched."""
@@ -71,8 +81,9 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture
 def rng() -> np.random.Generator:
+    """The same numbers for every test, whichever ran before it."""
     return np.random.default_rng(7)
 
 
@@ -202,23 +213,24 @@ async def _serve(
     stop: threading.Event,
 ) -> None:
     """Runs a server until `stop`; appends it to `found` before `started` is set."""
-    listening = listening_socket(settings.server.host, 0)
-    async with Appliance(settings, root).running() as appliance, anyio.create_task_group() as group:
-        identity = Identity(settings.data, None, None, settings.server.hosts) if settings.server.tls else None
-        web = server(create_app(appliance), identity.context if identity else None)
-        group.start_soon(run_server, web, listening, settings)
-        if load:
-            await appliance.load()
-        port = listening.getsockname()[1]
-        url = f"{'https' if identity else 'http'}://127.0.0.1:{port}"
-        trusted = ssl.create_default_context(cafile=CertificateKeeper(settings.data).authority) if identity else False
-        client = httpx.Client(base_url=url, timeout=60, verify=trusted)
-        async with BlockingPortal() as portal:
-            found.append(RunningServer(url, port, appliance, client, portal))
-            started.set()
-            await anyio.to_thread.run_sync(stop.wait, abandon_on_cancel=True)
-            web.should_exit = True
-    listening.close()
+    with listening_socket(settings.server.host, 0) as listening:
+        async with Appliance(settings, root).running() as appliance, anyio.create_task_group() as group:
+            identity = Identity(settings.data, None, None, settings.server.hosts) if settings.server.tls else None
+            web = server(create_app(appliance), identity.context if identity else None)
+            group.start_soon(run_server, web, listening, settings)
+            if load:
+                await appliance.load()
+            port = listening.getsockname()[1]
+            url = f"{'https' if identity else 'http'}://127.0.0.1:{port}"
+            trusted = (
+                ssl.create_default_context(cafile=CertificateKeeper(settings.data).authority) if identity else False
+            )
+            client = httpx.Client(base_url=url, timeout=60, verify=trusted)
+            async with BlockingPortal() as portal:
+                found.append(RunningServer(url, port, appliance, client, portal))
+                started.set()
+                await anyio.to_thread.run_sync(stop.wait, abandon_on_cancel=True)
+                web.should_exit = True
 
 
 @contextmanager

@@ -1,14 +1,15 @@
-"""Audio as values: resampling, loudness, and writing WAV."""
+"""Audio as values: resampling, and writing WAV."""
 
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 import soxr
 
+from chatapi.audio.skipped import Skipped
 from chatapi.errors import BadInput
 
 Samples = npt.NDArray[np.float32]
@@ -30,8 +31,8 @@ class Audio:
     samples: Samples
     rate: int
     """Sample rate in Hz."""
-    damaged: int = 0
-    """Packets of the source file that could not be decoded."""
+    skipped: Skipped = field(default_factory=Skipped)
+    """What of the source file was not decoded."""
 
     @property
     def seconds(self) -> float:
@@ -74,30 +75,15 @@ INAUDIBLE = 1e-3
 """Amplitude, relative to full scale, below which audio counts as silence: -60 dB."""
 
 
+def is_silent(audio: Audio) -> bool:
+    """Whether nothing in it is audible."""
+    return not len(audio.samples) or float(np.abs(audio.samples).max()) <= INAUDIBLE
+
+
 def trim_leading_silence(audio: Audio) -> Audio:
     """The audio without its leading silence; all of it where everything is silent."""
     loud = np.abs(audio.samples) > INAUDIBLE
     return Audio(audio.samples[int(loud.argmax()) :], audio.rate) if loud.any() else audio
-
-
-LEVEL = 10 ** (-20 / 20)
-"""Loudness of speech, as RMS relative to full scale: -20 dBFS, the highest at which no sentence has to clip."""
-
-
-def levelled(samples: Samples) -> Samples:
-    """Scales a sentence to the loudness `LEVEL`, measured on its loud frames, without clipping.
-
-    With the same peak, sentences would be up to 7 dB apart: a sharp consonant makes the rest quiet.
-    """
-    frames = samples[: len(samples) // 256 * 256].reshape(-1, 256)
-    if not len(frames):
-        return samples
-    power = np.mean(np.square(frames), axis=1)
-    spoken = power[power > power.max() / 100]
-    if not len(spoken):
-        return samples
-    gain = min(LEVEL / float(np.sqrt(spoken.mean())), 0.99 / float(np.abs(samples).max()))
-    return samples * np.float32(gain)
 
 
 def joined(parts: list[Audio]) -> Audio:
@@ -121,8 +107,22 @@ def wav(audio: Audio) -> bytes:
     return wav_header(audio.rate, len(audio.samples)) + audio.pcm16()
 
 
+def finite(samples: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """The samples from -1 to 1, of any shape, with NaN as silence."""
+    clean: npt.NDArray[np.float32] = np.nan_to_num(samples, nan=0.0, posinf=1.0, neginf=-1.0)
+    return np.clip(clean, -1.0, 1.0, out=clean)
+
+
 def mono(interleaved: npt.NDArray[np.float32]) -> Samples:
     """(n, channels) to (n,): the mean, with NaN as silence."""
-    clean = np.nan_to_num(interleaved, nan=0.0, posinf=1.0, neginf=-1.0)
-    mixed: Samples = np.clip(clean, -1.0, 1.0).mean(axis=1, dtype=np.float32)
+    return mean_of_channels(finite(interleaved))
+
+
+def mean_of_channels(interleaved: npt.NDArray[np.float32]) -> Samples:
+    """(n, channels) to (n,). Column by column, which takes a quarter of the time of numpy's mean of short rows."""
+    columns = interleaved.T
+    mixed: Samples = columns[0].copy()
+    for column in columns[1:]:
+        mixed += column
+    mixed /= np.float32(max(1, len(columns)))
     return mixed

@@ -10,6 +10,7 @@ from typing import BinaryIO
 import numpy as np
 
 from chatapi.audio import RATE, Audio, Samples
+from chatapi.audio.skipped import Skipped
 from chatapi.errors import BadInput, TooLarge, Unprocessable
 from chatapi.system import sandbox
 
@@ -23,8 +24,12 @@ PACE = 0.5
 """Additional seconds for each second of audio; decoding takes a hundredth of that."""
 
 
-def _ignore(_: int) -> None:
-    """Ignores the count of damaged packets."""
+LIVE_PATIENCE_SECONDS, LIVE_PACE = 3600.0, 4.0
+"""The same for a stream, whose next sample may not exist yet: whoever feeds it ends it after a time without data."""
+
+
+def _ignore(_: Skipped) -> None:
+    """Ignores what was skipped."""
 
 
 def decode(source: Source, limit: float | None = None, rate: int = RATE) -> Audio:
@@ -33,9 +38,9 @@ def decode(source: Source, limit: float | None = None, rate: int = RATE) -> Audi
     Raises what `blocks` raises, TooLarge (audio_too_long) past `limit` seconds; never decodes further than the limit.
     """
     parts: list[Samples] = []
-    damaged: list[int] = [0]
+    skipped = [Skipped()]
     count = 0
-    with closing(blocks(source, rate, damaged.append)) as decoded:
+    with closing(blocks(source, rate, skipped.append)) as decoded:
         for block in decoded:
             parts.append(block)
             count += len(block)
@@ -45,32 +50,61 @@ def decode(source: Source, limit: float | None = None, rate: int = RATE) -> Audi
                     code="audio_too_long",
                     details={"limit_seconds": limit},
                 )
-    if not count:
-        raise BadInput("the audio has a header but no samples", code="bad_audio")
-    return Audio(np.concatenate(parts), rate, damaged[-1])
+    return Audio(np.concatenate(parts), rate, skipped[-1])
 
 
 def blocks(
-    source: Source, rate: int = RATE, report_damaged: Callable[[int], object] = _ignore
+    source: Source, rate: int = RATE, report: Callable[[Skipped], object] = _ignore
 ) -> Generator[Samples, None, None]:
     """A file of any length as mono blocks at `rate`, decoded in a child process as they are read.
 
-    At the end `report_damaged` gets the number of packets that could not be decoded and were skipped.
+    At the end `report` gets what could not be decoded and was skipped.
     Raises BadInput (bad_audio) with what is wrong with the file, Unprocessable where it crashes the decoder
     (decoder_crashed), takes too long (decoder_timeout) or needs too much memory (decoder_out_of_memory).
     """
     with _opened(source) as (file, name), _sandbox_errors():
+        looked_at = [0.0]
         stream = sandbox.shared().stream(
-            "chatapi.audio.ffmpeg_decoder:blocks", name, rate, files=[file], timeout=_patience
+            "chatapi.audio.ffmpeg_decoder:blocks",
+            name,
+            rate,
+            files=[file],
+            timeout=lambda seconds: _patience(seconds + looked_at[0]),
         )
         with closing(stream):
             for block in stream:
                 if isinstance(block, np.ndarray):
                     yield block
-                elif isinstance(block, int):
-                    report_damaged(block)
+                elif isinstance(block, float):
+                    looked_at[0] += block
+                elif isinstance(block, list) and len(block) == 2 and all(isinstance(each, int) for each in block):
+                    report(Skipped(*block))
                 else:
-                    raise sandbox.CallFailed("the decoder returned neither samples nor a count")
+                    raise sandbox.CallFailed("the decoder returned neither samples nor counts")
+
+
+def live_blocks(descriptor: int, raw_rate: int = 0, rate: int = RATE) -> Generator[Samples, None, None]:
+    """A stream that is read from a descriptor, such as a pipe, as mono blocks at `rate`, each as soon as it is decoded,
+    in a child process, until its end. `raw_rate`: it has only samples, of 16 bits, mono, at this rate; 0: detected.
+
+    Closing it ends the child. Raises what `blocks` raises.
+    """
+    form = "raw" if raw_rate else ""
+    with _sandbox_errors():
+        stream = sandbox.shared().stream(
+            "chatapi.audio.ffmpeg_decoder.live:blocks",
+            form,
+            rate,
+            raw_rate or rate,
+            files=[descriptor],
+            timeout=lambda seconds: LIVE_PATIENCE_SECONDS + LIVE_PACE * seconds,
+        )
+        with closing(stream):
+            for block in stream:
+                if not isinstance(block, np.ndarray):
+                    raise sandbox.CallFailed("the decoder returned no samples")
+                if len(block):
+                    yield block
 
 
 def duration(source: Source) -> float:

@@ -29,19 +29,20 @@ def log_mel(samples: Samples, filters: npt.NDArray[np.float32]) -> npt.NDArray[n
     return found
 
 
-def mel_filters(count: int) -> npt.NDArray[np.float32]:
-    """Triangular filters on Slaney's mel scale from 0 to 8000 Hz, each scaled by 2 / width in Hz; shape (count, 201).
+def mel_filters(count: int, rate: int = RATE, fft: int = FFT, top_hz: float = RATE / 2) -> npt.NDArray[np.float32]:
+    """Triangular filters on Slaney's mel scale from 0 to `top_hz`, each scaled by 2 / width in Hz; shape (count,
+    fft / 2 + 1). `rate` in Hz; `fft`: samples of a window.
 
     Slaney, Auditory Toolbox (1998): linear, 200/3 Hz per mel, up to 1000 Hz; above, 27 mels for a factor of 6.4.
     The scale is computed with Python's own floating point, whose exp and log are the same on every processor.
     """
-    top = _mel(RATE / 2)
+    top = _mel(top_hz)
     edges = [_hertz(top * place / (count + 1)) for place in range(count + 2)]
-    filters = np.zeros((count, BINS), np.float32)
+    filters = np.zeros((count, fft // 2 + 1), np.float32)
     for row in range(count):
         low, middle, high = edges[row : row + 3]
-        for column in range(BINS):
-            frequency = column * RATE / FFT
+        for column in range(fft // 2 + 1):
+            frequency = column * rate / fft
             height = min((frequency - low) / (middle - low), (high - frequency) / (high - middle))
             # Rounded before scaling by the area too, as in the filters that Whisper was published with.
             filters[row, column] = float(np.float32(max(0.0, height))) * (2.0 / (high - low))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from chatapi.auth.client_secrets import SECRET_PREFIX
 from chatapi.auth.key_store import MOST, PREFIX, StoredKey, add, file_of, read, revoke, times_used
 from chatapi.auth.keyring import Keyring, local_key
 from chatapi.auth.policy import Operation, allowed, has_http_route, http_methods, http_operation, is_needed, operation
@@ -15,6 +16,7 @@ __all__ = [
     "OPERATE",
     "PREFIX",
     "SCOPES",
+    "SECRET_PREFIX",
     "TALK",
     "TRANSCRIBE",
     "KeyHolder",

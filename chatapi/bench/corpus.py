@@ -18,6 +18,8 @@ TABLE = "clips.tsv"
 COLUMNS = ("file", "text", "language", "kind", "voice", "split", "noise", "snr")
 HESITATIONS = "pauses.tsv"
 HESITATION_COLUMNS = ("before", "after", "text", "voice")
+COMMANDS = "commands.tsv"
+COMMAND_COLUMNS = ("file", "text", "voice", "split")
 SPEAKERS = 5
 """Number of speakers in babble."""
 REVERBERATION = 0.4
@@ -83,6 +85,24 @@ def hesitations(folder: Path) -> list[Hesitation]:
     rows = _table(folder / HESITATIONS, HESITATION_COLUMNS)
     parts = [(decode(folder / row["before"]).samples, decode(folder / row["after"]).samples) for row in rows]
     return [Hesitation(*part, row["text"], row["voice"]) for part, row in zip(parts, rows, strict=True)]
+
+
+@dataclass(frozen=True, eq=False)
+class ShortCommand:
+    """A command of a word or two, without silence before or after it."""
+
+    samples: Samples
+    """16 kHz mono."""
+    text: str
+    voice: str
+    split: str
+    """As that of a clip."""
+
+
+def commands(folder: Path) -> list[ShortCommand]:
+    """The commands of a folder's commands.tsv. Raises BadInput naming the invalid line."""
+    rows = _table(folder / COMMANDS, COMMAND_COLUMNS)
+    return [ShortCommand(decode(folder / row["file"]).samples, row["text"], row["voice"], row["split"]) for row in rows]
 
 
 def _table(table: Path, columns: tuple[str, ...]) -> list[dict[str, str]]:

@@ -33,6 +33,10 @@ AWAY = 2.5
 """Longest time a device stays away until `/health` reports it, in seconds."""
 PATIENCE = 15.0
 """Time after which a device counts as lost permanently, in seconds."""
+HEARING = 0.8
+"""Longest time in which a tone is detected, in seconds; then the microphone is tried again."""
+SPEAKING = 0.5
+"""Longest time in which a chime is heard, in seconds; then the speaker is tried again."""
 SETTLING = 12.0
 """Time in which idle threads end, in seconds; anyio keeps its own for 10."""
 OTHER = "module-null-sink sink_name=other norewinds=1"
@@ -223,10 +227,10 @@ class Box:
         times = np.arange(int(0.6 * RATE)) / RATE
         player = self._card.play_into_microphone((0.3 * np.sin(2 * np.pi * 220 * times)).astype(np.float32))
         try:
-            return self._until(lambda: self._state["state"] == "hearing", 0.8)
+            return self._until(lambda: self._state["state"] == "hearing", HEARING)
         finally:
             player.terminate()
-            player.wait(5)
+            player.wait(PATIENCE)
 
     def _speaks(self) -> bool:
         """Whether the speaker plays the chime."""
@@ -235,7 +239,7 @@ class Box:
             self._card.record()
         except CardFault:
             return False
-        return self._wake() and self._until(lambda: bool(np.abs(self._card.recorded()).max(initial=0) > 0.02), 0.5)
+        return self._wake() and self._until(lambda: bool(np.abs(self._card.recorded()).max(initial=0) > 0.02), SPEAKING)
 
     def _wake(self) -> bool:
         return self._client.post("/audio-device/wake").is_success
@@ -257,6 +261,6 @@ def _box() -> Iterator[Box]:
         environment = {name: value for name, value in card.environment.items() if not name.startswith(tree.ENVIRONMENT)}
         with (
             served(settings, environment={**environment, tree.DATA: f"{folder}/data"}) as (url, pid),
-            httpx.Client(base_url=url, timeout=10) as client,
+            httpx.Client(base_url=url, timeout=60) as client,
         ):
             yield Box(card, client, pid)

@@ -81,15 +81,14 @@ async def _throughput(client: httpx.AsyncClient, rounds: int) -> tuple[list[floa
 @asynccontextmanager
 async def _serving(settings: Settings) -> AsyncIterator[tuple[Appliance, httpx.AsyncClient]]:
     """The server on a free port of this machine, in this process."""
-    listening = listening_socket("127.0.0.1", 0)
-    url = f"http://127.0.0.1:{listening.getsockname()[1]}"
-    made = Appliance(await engine_selection.resolve_engines_async(settings))
-    async with made.running() as appliance, anyio.create_task_group() as group:
-        await appliance.load()
-        web = server(create_app(appliance))
+    with listening_socket("127.0.0.1", 0) as listening:
+        url = f"http://127.0.0.1:{listening.getsockname()[1]}"
+        made = Appliance(await engine_selection.resolve_engines_async(settings))
+        async with made.running() as appliance, anyio.create_task_group() as group:
+            await appliance.load()
+            web = server(create_app(appliance))
 
-        group.start_soon(run_server, web, listening, settings)
-        async with httpx.AsyncClient(base_url=url, timeout=120) as client:
-            yield appliance, client
-        web.should_exit = True
-    listening.close()
+            group.start_soon(run_server, web, listening, settings)
+            async with httpx.AsyncClient(base_url=url, timeout=120) as client:
+                yield appliance, client
+            web.should_exit = True

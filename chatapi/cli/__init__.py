@@ -77,7 +77,10 @@ def _serve(loaded: settings.Loaded, chosen: argparse.Namespace) -> int:
     # Without a command the namespace has no tls.
     if getattr(chosen, "tls", False):
         table = table.model_copy(update={"tls": True})
-    return anyio.run(serve, loaded.settings.model_copy(update={"server": table}), loaded)
+    torchserve = loaded.settings.torchserve
+    if getattr(chosen, "torchserve", False):
+        torchserve = torchserve.model_copy(update={"enabled": True})
+    return anyio.run(serve, loaded.settings.model_copy(update={"server": table, "torchserve": torchserve}), loaded)
 
 
 def _talk(loaded: settings.Loaded, chosen: argparse.Namespace) -> int:
@@ -95,7 +98,13 @@ def _ask(loaded: settings.Loaded, chosen: argparse.Namespace) -> int:
 def _transcribe(loaded: settings.Loaded, chosen: argparse.Namespace) -> int:
     from chatapi.cli.transcribe import transcribe
 
-    return anyio.run(transcribe, loaded.settings, chosen.file, chosen.language, chosen.json)
+    return anyio.run(transcribe, loaded.settings, chosen)
+
+
+def _caption(loaded: settings.Loaded, chosen: argparse.Namespace) -> int:
+    from chatapi.cli.caption import caption
+
+    return anyio.run(caption, loaded.settings, chosen)
 
 
 def _say(loaded: settings.Loaded, chosen: argparse.Namespace) -> int:
@@ -107,6 +116,14 @@ def _say(loaded: settings.Loaded, chosen: argparse.Namespace) -> int:
 def _models(loaded: settings.Loaded, chosen: argparse.Namespace) -> int:
     from chatapi.cli.models import models
 
+    if chosen.action == "pack":
+        from chatapi.cli.pack import pack
+
+        return pack(loaded.settings, chosen.name, chosen.output_dir)
+    if chosen.action == "import":
+        from chatapi.cli.import_model import import_model
+
+        return import_model(loaded.settings, chosen.name, chosen.new_name)
     return models(loaded.settings, chosen.action, chosen.name, chosen.json)
 
 
@@ -114,6 +131,24 @@ def _compile(loaded: settings.Loaded, chosen: argparse.Namespace) -> int:
     from chatapi.cli.compile import compile_model
 
     return compile_model(loaded.settings, chosen)
+
+
+def _commands(loaded: settings.Loaded, chosen: argparse.Namespace) -> int:
+    from chatapi.cli.commands import commands
+
+    return anyio.run(commands, loaded.settings, chosen)
+
+
+def _voices(loaded: settings.Loaded, chosen: argparse.Namespace) -> int:
+    from chatapi.cli.voices import voices
+
+    return anyio.run(voices, loaded.settings, chosen)
+
+
+def _convert(loaded: settings.Loaded, chosen: argparse.Namespace) -> int:
+    from chatapi.cli.voices import convert
+
+    return anyio.run(convert, loaded.settings, chosen)
 
 
 def _check(loaded: settings.Loaded, chosen: argparse.Namespace) -> int:
@@ -165,10 +200,22 @@ COMMANDS: dict[str, tuple[Command, str, Callable[[argparse.ArgumentParser], None
     "serve": (_serve, "run the server until it is stopped", options.serve),
     "talk": (_talk, "hold a conversation through this machine's microphone and speaker", options.talk),
     "ask": (_ask, "run one turn, with the models of this machine or with a server", options.ask),
-    "transcribe": (_transcribe, "transcribe an audio file of any length", options.transcribe),
+    "transcribe": (
+        _transcribe,
+        "transcribe recordings of any length, here or on a server",
+        options.transcribe,
+    ),
+    "caption": (
+        _caption,
+        "caption the microphone, a file or a stream while somebody speaks",
+        options.caption,
+    ),
     "say": (_say, "synthesize speech into a file, or show the normalized text", options.say),
-    "models": (_models, "list, fetch, verify or remove models", options.models),
+    "models": (_models, "list, fetch, verify, remove, import or pack models", options.models),
     "compile": (_compile, "compile a model for this board, or check a compiled one", options.compile_),
+    "commands": (_commands, "classify a spoken command", options.commands),
+    "voices": (_voices, "add, list, show, remove or export voices for voice conversion", options.voices),
+    "convert": (_convert, "say a recording in one of those voices", options.convert),
     "check": (_check, "check settings, models, libraries, devices and memory", options.check),
     "settings": (_settings, "show settings, or override them in the data directory", options.overrides),
     "keys": (_keys, "add, list or revoke API keys", options.keys),

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-import anyio.to_thread
-
+from chatapi.cli.server_option import chosen_server
 from chatapi.cli.turn_io import loaded_appliance, output_format, question, write_speech
 from chatapi.errors import BadInput, ChatapiError
 from chatapi.settings import Settings
@@ -42,19 +40,23 @@ async def ask(settings: Settings, chosen: argparse.Namespace) -> int:
 
 
 async def _ask_locally(settings: Settings, chosen: argparse.Namespace) -> int:
+    from chatapi.audio import skipped
     from chatapi.events import TextDelta, Transcript
     from chatapi.services.turns.result import TurnResult
 
     turn = _turn(chosen)
     text_file = _text_file(chosen)
     result = TurnResult()
-    async with loaded_appliance(settings, _roles(turn)) as appliance, appliance.completions.run(turn) as events:
-        async for event in events:
-            result.add(event)
-            if isinstance(event, Transcript):
-                print(f"transcript: {event.text}", file=sys.stderr)
-            elif isinstance(event, TextDelta) and not chosen.json:
-                print(event.text, end="", flush=True, file=text_file)
+    with skipped.collect() as lost:
+        async with loaded_appliance(settings, _roles(turn)) as appliance, appliance.completions.run(turn) as events:
+            async for event in events:
+                result.add(event)
+                if isinstance(event, Transcript):
+                    print(f"transcript: {event.text}", file=sys.stderr)
+                elif isinstance(event, TextDelta) and not chosen.json:
+                    print(event.text, end="", flush=True, file=text_file)
+    if lost:
+        print(f"the recording: skipped {lost}", file=sys.stderr)
     document = {"transcript": result.transcript, "reply": result.reply, **asdict(result.ended)}
     # The id of a live answer, which this is not.
     del document["response"]
@@ -79,24 +81,14 @@ def _turn(chosen: argparse.Namespace) -> Turn:
 
 
 async def _ask_server(settings: Settings, chosen: argparse.Namespace) -> int:
-    from chatapi.auth import tls_pinning
     from chatapi.client import AsyncClient, ClientError
-    from chatapi.client.connecting import KEY
-    from chatapi.interfaces.audio_device.realtime_link import ENDPOINT, parse_address
 
-    own = settings.server.api_key
-    key = chosen.key or os.environ.get(KEY) or (own.get_secret_value() if own is not None else None)
-    address = parse_address(chosen.server, key, chosen.fingerprint, settings.data)
-    secure: Any = True
-    if address.secure:
-        secure = await anyio.to_thread.run_sync(
-            tls_pinning.secured, address.host, address.port, address.data, address.accept
-        )
+    server = await chosen_server(settings, chosen)
     try:
-        async with AsyncClient(address.name + address.path.removesuffix(ENDPOINT), key, verify=secure) as client:
+        async with AsyncClient(server.url, server.key, verify=server.verify) as client:
             completion, samples, rate = await _answer(client, chosen)
     except ClientError as error:
-        raise ChatapiError(f"{address.name}: {error.message}", code=error.code) from error
+        raise ChatapiError(f"{server.name}: {error.message}", code=error.code) from error
     document = {name: value for name, value in asdict(completion).items() if name != "audio"}
     _print_end(document if chosen.json else None, completion.conversation, _text_file(chosen))
     if chosen.reply == "voice":

@@ -13,14 +13,20 @@ from rich.markup import escape
 from rich.table import Table
 
 from chatapi.appliance import Appliance
-from chatapi.bench import Row, devices, http, lag, live, process, recognition, speed, turns
+from chatapi.bench import Row, commands, devices, http, lag, live, process, recognition, speed, turns
 from chatapi.bench.bare import Bare
 from chatapi.bench.lag import LagOptions
 from chatapi.errors import BadInput
 from chatapi.runtime import engine_selection
 from chatapi.settings import Settings
 
-IN_PROCESS = {"turns": turns.measure, "hearing": recognition.measure, "speed": speed.measure, "live": live.measure}
+IN_PROCESS = {
+    "turns": turns.measure,
+    "hearing": recognition.measure,
+    "commands": commands.measure,
+    "speed": speed.measure,
+    "live": live.measure,
+}
 """Parts measured in this process, on one appliance beside the bare engines."""
 OUTSIDE = {"lag": lag.measure, "http": http.measure, "process": process.measure, "devices": devices.measure}
 """Parts measured on an appliance of their own, `lag` in this process and the others in another."""

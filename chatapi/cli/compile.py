@@ -161,6 +161,8 @@ def _print_plan(plan: chatapi_compile.CompilePlan) -> None:
     print(f"  time: about {estimate.seconds / 60:.0f} minutes after fetching; estimated, not measured on a board")
     print(f"  disk: {gigabytes(estimate.disk)}, including source weights that are not fetched yet")
     print(f"  memory: {gigabytes(estimate.converting)} while quantizing, {gigabytes(estimate.running)} when it runs")
+    if plan.board.fault:
+        print(f"  note: {plan.board.fault}")
     for step in plan.steps:
         print(f"  {step.description}: {' '.join(step.argv)}")
 

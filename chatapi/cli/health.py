@@ -31,16 +31,19 @@ def health(settings: Settings, wait: float = 0) -> int:
     return 0
 
 
-def request(settings: Settings, path: str) -> httpx.Response:
-    """The server's response to GET `path`. Raises httpx.TransportError when there is no server, SettingsError.
+def request(
+    settings: Settings, path: str, method: str = "GET", body: object = None, seconds: float = TIMEOUT
+) -> httpx.Response:
+    """The server's response. Raises httpx.TransportError when there is no server or no response in time, SettingsError.
 
     The API key is sent only to this machine's server: over TLS it must present the certificate of these settings.
     """
     table = settings.server
     trusted = _trusted(settings) if table.tls else False
     # A proxy for outgoing requests must not see requests to this machine.
-    with httpx.Client(verify=trusted, timeout=TIMEOUT, trust_env=False, headers=_key(settings)) as client:
-        return client.get(_address(table) + path)
+    timeout = httpx.Timeout(TIMEOUT, read=seconds)
+    with httpx.Client(verify=trusted, timeout=timeout, trust_env=False, headers=_key(settings)) as client:
+        return client.request(method, _address(table) + path, json=body)
 
 
 def _key(settings: Settings) -> dict[bytes, bytes]:
@@ -67,10 +70,11 @@ def _not_ready_reason(settings: Settings) -> str:
         return ""
     if response.status_code in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
         return f"{address} rejects the key; set server.api_key, or data, to the server's"
-    return f"{address} is not ready: {_detail(response)}"
+    return f"{address} is not ready: {detail(response)}"
 
 
-def _detail(response: httpx.Response) -> str:
+def detail(response: httpx.Response) -> str:
+    """What the server's error says."""
     try:
         return str(response.json()["detail"])
     except (ValueError, KeyError, TypeError):

@@ -10,6 +10,7 @@ from chatapi.cli.turn_io import said
 
 SERVER = "connect to the server at this URL, https://HOST:8000; no models are loaded here"
 OUTPUT = "the suffix names the format: wav, flac, opus, ogg, mp3, aac; - writes WAV to standard output"
+KNOWN_SPEAKER = "2 to 30 s of speech of a speaker, who is called NAME; may be given several times"
 FINGERPRINT = "trust the server's certificate with this fingerprint"
 
 
@@ -30,6 +31,7 @@ def settings(parser: argparse.ArgumentParser, suffix: str) -> None:
 
 def serve(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tls", action="store_true", help="serve HTTPS; browsers allow the microphone only with it")
+    parser.add_argument("--torchserve", action="store_true", help="serve TorchServe's clients too, on ports of its own")
 
 
 def talk(parser: argparse.ArgumentParser) -> None:
@@ -61,10 +63,66 @@ def ask(parser: argparse.ArgumentParser) -> None:
 
 
 def transcribe(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("file", type=Path, help="an audio or video file; - reads it from standard input")
-    parser.add_argument("--language", help="ISO 639-1 code; default: detected if the model can")
     parser.add_argument(
-        "--json", action="store_true", help="print one JSON object per line: text, start, end, language"
+        "source",
+        nargs="*",
+        help="audio or video files, folders with all files below them, URLs; - reads one from standard input",
+    )
+    parser.add_argument(
+        "--format",
+        action="append",
+        default=[],
+        metavar="FORMATS",
+        help="write files: txt, srt, vtt, json, tsv, separated by commas; default for several recordings: txt",
+    )
+    parser.add_argument("--output-dir", type=Path, metavar="DIR", help="write files here, not beside the recordings")
+    parser.add_argument("--overwrite", action="store_true", help="also transcribe what has newer transcripts")
+    parser.add_argument("--watch", type=Path, metavar="DIR", help="transcribe each recording that comes into a folder")
+    parser.add_argument("--language", help="ISO 639-1 code; default: detected if the model can")
+    parser.add_argument("--translate", action="store_true", help="translate to English")
+    parser.add_argument("--words", action="store_true", help="the times of words, in JSON files")
+    parser.add_argument("--prompt", default="", help="context: its names and style become likelier")
+    parser.add_argument("--hotwords", action="append", default=[], metavar="WORDS", help="words that become likelier")
+    parser.add_argument(
+        "--speakers", nargs="?", type=int, const=0, choices=range(1, 101), metavar="N",
+        help="label the speakers A, B and so on; N: number of speakers",
+    )  # fmt: skip
+    parser.add_argument("--known-speaker", action="append", default=[], metavar="NAME=FILE", help=KNOWN_SPEAKER)
+    parser.add_argument("--server", metavar="URL", help=SERVER)
+    parser.add_argument("--key", help="API key of the server; default: CHATAPI_API_KEY, then CHATAPI_SERVER_API_KEY")
+    parser.add_argument("--fingerprint", metavar="SHA256", help=FINGERPRINT)
+    parser.add_argument(
+        "--json", action="store_true", help="print one JSON object per line: text, start, end, language, speaker"
+    )
+
+
+def caption(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "source",
+        nargs="?",
+        default="microphone",
+        help="an audio file, the URL of a stream (a broadcast, HLS, or a playlist of one), - for standard input; "
+        "default: microphone",
+    )
+    parser.add_argument("-o", "--output", type=Path, help="also write a file: .srt, .vtt, .txt or .jsonl")
+    parser.add_argument("--language", help="ISO 639-1 code; default: detected if the model can")
+    parser.add_argument("--prompt", default="", help="context: its names and style become likelier")
+    parser.add_argument("--hotwords", action="append", default=[], metavar="WORDS", help="words that become likelier")
+    parser.add_argument("--speakers", action="store_true", help="label the speakers A, B and so on")
+    parser.add_argument("--known-speaker", action="append", default=[], metavar="NAME=FILE", help=KNOWN_SPEAKER)
+    parser.add_argument(
+        "--raw",
+        type=int,
+        default=0,
+        choices=range(8000, 192_001),
+        metavar="RATE",
+        help="standard input has 16-bit mono samples at this rate and no header",
+    )
+    parser.add_argument("--server", metavar="URL", help=SERVER)
+    parser.add_argument("--key", help="API key of the server; default: CHATAPI_API_KEY, then CHATAPI_SERVER_API_KEY")
+    parser.add_argument("--fingerprint", metavar="SHA256", help=FINGERPRINT)
+    parser.add_argument(
+        "--json", action="store_true", help="print one JSON object per line: text, start, end, language, speaker"
     )
 
 
@@ -81,12 +139,15 @@ def models(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "action",
         nargs="?",
-        choices=("list", "fetch", "verify", "remove", "engines"),
+        choices=("list", "fetch", "verify", "remove", "engines", "pack", "import"),
         default="list",
-        help="default: list; engines lists the engines that load models, those of plug-ins too",
+        help="default: list; engines lists the engines that load models, those of plug-ins too; pack writes NAME.mar, "
+        "an archive that TorchServe's clients register; import converts a Whisper checkpoint, a file or a folder",
     )
     parser.add_argument("name", nargs="*", help="names of models; fetch without a name fetches the default ones")
+    parser.add_argument("--name", dest="new_name", default="", help="import: the model's name; default: the file's")
     parser.add_argument("--json", action="store_true", help="list, engines: print a JSON array")
+    parser.add_argument("--output-dir", type=Path, default=Path(), help="pack: folder of the archives; default: .")
 
 
 def compile_(parser: argparse.ArgumentParser) -> None:
@@ -176,3 +237,24 @@ def bench(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seconds", type=float, help="`lag`: duration of each of its three measurements; default: 20")
     parser.add_argument("--detector", metavar="ENGINE", help="`lag`: engine of voice activity detection")
     parser.add_argument("--asleep", action="store_true", help="`lag`: the streams wait for the wake word")
+
+
+def commands(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("action", choices=("classify",), help="classify: which command each clip is")
+    parser.add_argument("files", nargs="+", metavar="FILE", help="a clip of about a second; - reads standard input")
+    parser.add_argument("--json", action="store_true", help="print JSON, a line for each file")
+
+
+def voices(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("action", choices=("add", "list", "show", "remove", "export"))
+    parser.add_argument("name", nargs="?", help="what the voice is called; its id is understood, too")
+    parser.add_argument("files", nargs="*", metavar="FILE", help="`add`: clips of one speaker, 3 s to 10 min of speech")
+    parser.add_argument("--consent", help="`add`: who allowed the use of this voice, for example 'my own voice'")
+    parser.add_argument("-o", "--output", type=Path, help="`export`: the ZIP archive; default: NAME.zip")
+    parser.add_argument("--json", action="store_true", help="`add` and `list`: print JSON")
+
+
+def convert(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("input", metavar="IN", help="the recording; - reads standard input")
+    parser.add_argument("--voice", required=True, metavar="NAME", help="a voice from `chatapi voices list`")
+    parser.add_argument("-o", "--output", type=Path, required=True, help="a WAV file; - writes to standard output")

@@ -5,10 +5,9 @@ from __future__ import annotations
 import faulthandler
 import logging
 import signal
-import socket
 import sys
 import time
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -19,12 +18,17 @@ from anyio.abc import TaskGroup
 
 from chatapi.appliance import Appliance
 from chatapi.auth import Keyring
+from chatapi.auth.keyless_interface import KeylessInterface
 from chatapi.cli.check import report
+from chatapi.cli.listening import Listening, open_all
 from chatapi.cli.watchdog import Watchdog
 from chatapi.engines import registry
 from chatapi.errors import SettingsError, collapse_exception_group
+from chatapi.interfaces.asr_webservice.server import AsrWebservice, keyless
+from chatapi.interfaces.audio_device.caption_microphone import caption_microphone
 from chatapi.interfaces.audio_device.conversation import LocalConversation
-from chatapi.interfaces.http.app import create_app, listening_socket, run_server, server
+from chatapi.interfaces.http.app import create_app, run_server, server
+from chatapi.interfaces.torchserve.server import TorchServeServer
 from chatapi.interfaces.wyoming import listeners
 from chatapi.interfaces.wyoming.server import WyomingServer
 from chatapi.observability import logs
@@ -57,50 +61,43 @@ async def serve(settings: Settings, loaded: Loaded) -> int:
     file_descriptors.raise_limit()
     malloc_trim.configure()
     identity = _identity(settings)
-    listening = listening_socket(settings.server.host, settings.server.port)
-    try:
-        wyoming = listeners.open_listeners(settings)
-    except SettingsError:
-        listening.close()
-        raise
-    host, port = listening.getsockname()[:2]
+    settings, listening = open_all(settings)
+    host, port = listening.web.getsockname()[:2]
     url = _url(host, port, identity)
     try:
         settings = await engine_selection.resolve_engines_async(settings)
         audit = DataDirectory(settings.data).audit_log
         # The web server handles the signal and raises it again at its end; this receiver ignores it.
         with logs.auditing(settings.log, audit), anyio.open_signal_receiver(signal.SIGTERM):
-            await _run(settings, _Listening(listening, url, wyoming, loaded), identity, manager)
+            await _run(settings, _Started(listening, url, loaded), identity, manager)
     except Exception as error:
         raise collapse_exception_group(error) from None
     finally:
-        listening.close()
-        listeners.close(wyoming, settings.wyoming.socket)
+        listening.close(settings)
     return 0
 
 
 @dataclass(frozen=True)
-class _Listening:
-    """The sockets that the server listens on, and the sources of its settings."""
+class _Started:
+    """What the server starts with."""
 
-    web: socket.socket
+    listening: Listening
     url: str
     """URL of the web server."""
-    wyoming: Sequence[socket.socket]
     loaded: Loaded
     """The sources of the settings."""
 
 
-async def _run(settings: Settings, listening: _Listening, identity: Identity | None, manager: ServiceManager) -> None:
+async def _run(settings: Settings, started: _Started, identity: Identity | None, manager: ServiceManager) -> None:
     """Run the appliance and its interfaces until the web server ends."""
-    begun, url = time.monotonic(), listening.url
+    begun, url, listening = time.monotonic(), started.url, started.listening
     host, port = listening.web.getsockname()[:2]
     async with (
         Appliance(settings).running() as appliance,
         _key_use_stored(appliance.keyring, host, port),
         anyio.create_task_group() as group,
     ):
-        web = server(create_app(appliance, listening.loaded), identity.context if identity is not None else None)
+        web = server(create_app(appliance, started.loaded), identity.context if identity is not None else None)
 
         async def run_web_server() -> None:
             await run_server(web, listening.web, settings)
@@ -114,14 +111,15 @@ async def _run(settings: Settings, listening: _Listening, identity: Identity | N
         if identity is not None:
             group.start_soon(_renew_certificate, identity)
         roles = registry.essential()
+        appliance.captions.microphone = caption_microphone(settings.audio_device, None)
         if settings.audio_device.enabled:
             appliance.microphone = conversation = LocalConversation(appliance)
+            appliance.captions.microphone = caption_microphone(settings.audio_device, conversation)
             appliance.parts["audio_device"] = lambda: conversation.health
             roles = (*roles, *conversation.roles)
             group.start_soon(conversation.run)
         _print_line(f"listening on {url}, loading models")
-        if listening.wyoming:
-            _start_wyoming(appliance, listening.wyoming, group)
+        _start_further(appliance, listening, group)
         group.start_soon(anyio.to_thread.run_sync, report, appliance.settings)
         if identity is not None:
             _print_fingerprint(identity, url)
@@ -151,13 +149,33 @@ async def _key_use_stored(keyring: Keyring, host: str, port: int) -> AsyncIterat
             keyring.store_uses()
 
 
-def _start_wyoming(appliance: Appliance, listening: Sequence[socket.socket], group: TaskGroup) -> None:
-    wyoming = WyomingServer(appliance, listening)
-    appliance.parts["wyoming"] = lambda: wyoming.health
-    group.start_soon(wyoming.run)
-    _print_line(f"listening for Wyoming (Home Assistant) on {' and '.join(wyoming.health['listening'])}")
-    if listeners.keyless(appliance.settings).is_public and not appliance.settings.wyoming.allow:
-        message = "Wyoming has no keys, so it is open to everyone on the network; limit it with wyoming.allow"
+def _start_further(appliance: Appliance, listening: Listening, group: TaskGroup) -> None:
+    """Start the interfaces beside the web server."""
+    if listening.wyoming:
+        wyoming = WyomingServer(appliance, listening.wyoming)
+        appliance.parts["wyoming"] = lambda: wyoming.health
+        group.start_soon(wyoming.run)
+        _print_line(f"listening for Wyoming (Home Assistant) on {' and '.join(wyoming.health['listening'])}")
+        _warn_about_open_interface(listeners.keyless(appliance.settings))
+    if listening.torchserve:
+        torchserve = TorchServeServer(appliance, appliance.settings.torchserve, listening.torchserve)
+        appliance.parts["torchserve"] = lambda: torchserve.health
+        group.start_soon(torchserve.run)
+        _print_line(f"listening for TorchServe's clients on {' and '.join(torchserve.health['listening'])}")
+    if listening.asr_webservice is not None:
+        asr_webservice = AsrWebservice(appliance, listening.asr_webservice)
+        appliance.parts["asr_webservice"] = lambda: asr_webservice.health
+        group.start_soon(asr_webservice.run)
+        _print_line(f"listening for whisper-asr-webservice's clients on {asr_webservice.health['listening']}")
+        _warn_about_open_interface(keyless(appliance.settings))
+
+
+def _warn_about_open_interface(interface: KeylessInterface) -> None:
+    if interface.is_public and not interface.table.allow:
+        table = interface.table_name
+        message = (
+            f"{interface.title} has no keys, so it is open to everyone on the network; limit it with {table}.allow"
+        )
         print(f"chatapi: {message}", file=sys.stderr)
 
 

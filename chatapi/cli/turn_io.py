@@ -21,7 +21,12 @@ if TYPE_CHECKING:
     from chatapi.appliance import Appliance
     from chatapi.audio import Audio
 
-AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".m4a", ".mp4", ".aac", ".webm")
+AUDIO_SUFFIXES = (
+    ".3gp", ".aac", ".ac3", ".aif", ".aifc", ".aiff", ".amr", ".asf", ".au", ".avi", ".caf", ".eac3", ".flac", ".flv",
+    ".m2ts", ".m4a", ".m4b", ".m4v", ".mka", ".mkv", ".mov", ".mp2", ".mp3", ".mp4", ".mpeg", ".mpg", ".oga", ".ogg",
+    ".opus", ".snd", ".voc", ".w64", ".wav", ".weba", ".webm", ".wma", ".wmv", ".wv",
+)  # fmt: skip
+"""Suffixes of files that can be decoded, but for .ts, which is that of TypeScript too."""
 FORMAT_OF = {"": "wav", ".wav": "wav", ".flac": "flac", ".opus": "opus", ".ogg": "opus", ".mp3": "mp3", ".aac": "aac"}
 """Suffix of an output file -> name of its audio format."""
 STANDARD = "-"
@@ -48,8 +53,14 @@ def said(argument: str) -> str:
 
 
 def is_audio_file(argument: str) -> bool:
-    """Whether a command line argument is the name of an audio file."""
-    return argument != STANDARD and Path(argument).suffix.lower() in AUDIO_SUFFIXES
+    """Whether a command line argument is the name of an audio file, or of a pipe, as the shell's <(command) is."""
+    if argument == STANDARD:
+        return False
+    try:
+        return Path(argument).suffix.lower() in AUDIO_SUFFIXES or Path(argument).is_fifo()
+    except OSError:
+        # A text longer than any file name.
+        return False
 
 
 def text_or_stdin(argument: str) -> str:
@@ -79,23 +90,41 @@ def _from_stdin() -> str | bytes:
             return data.decode()
     except UnicodeDecodeError:
         pass
-    if any(data[at : at + len(mark)] == mark for at, mark, _ in MAGIC):
+    # Text in any encoding but UTF-16 and UTF-32 has no NUL, and the header of nearly every recording has one.
+    if 0 in data or any(data[at : at + len(mark)] == mark for at, mark, _ in MAGIC):
         return data
     raise BadInput("standard input is neither text in UTF-8 nor a recording")
 
 
 @contextmanager
 def recording(file: Path) -> Iterator[Path]:
-    """The file, or for `-` a temporary file with what standard input has. Blocking. Raises StorageError."""
-    if str(file) != STANDARD:
+    """The file, or a temporary file with what a pipe has, or standard input for `-`. Blocking.
+
+    Raises StorageError where that cannot be stored, and BadInput where the pipe cannot be opened.
+    """
+    if str(file) == STANDARD:
+        with _stored(sys.stdin.buffer, "standard input") as copy:
+            yield copy
+    elif file.is_fifo():
+        try:
+            pipe = file.open("rb")
+        except OSError as error:
+            raise BadInput(f"cannot read {file}: {error.strerror}") from error
+        with pipe, _stored(pipe, str(file)) as copy:
+            yield copy
+    else:
         yield file
-        return
+
+
+@contextmanager
+def _stored(stream: BinaryIO, name: str) -> Iterator[Path]:
+    """A temporary file with what a stream has; decoders seek, which a stream cannot."""
     with tempfile.NamedTemporaryFile(prefix="chatapi-") as copy:
         try:
-            shutil.copyfileobj(sys.stdin.buffer, copy)
+            shutil.copyfileobj(stream, copy)
             copy.flush()
         except OSError as error:
-            raise StorageError(f"cannot store standard input in {copy.name}: {error.strerror}") from error
+            raise StorageError(f"cannot store {name} in {copy.name}: {error.strerror}") from error
         yield Path(copy.name)
 
 

@@ -54,8 +54,8 @@ class Watchdog:
         if worker.state in ("idle", "reloading") or self._appliance.is_remote(worker.name):
             return
         if worker.state != "ready":
-            # An engine on demand that could not be loaded is reported to its callers; a restart would not repair it.
-            if worker.rebuild_delay or self._appliance.requires(worker.name):
+            # An engine that could not be loaded is reported to its callers; a restart would not repair it.
+            if worker.load_error is None and (worker.rebuild_delay or self._appliance.requires(worker.name)):
                 found.append(f"the {worker.name} engine is {worker.state}")
             return
         # A worker whose slots are all in use detects a stuck engine by itself.

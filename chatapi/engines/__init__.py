@@ -19,60 +19,22 @@ from chatapi.audio import Audio, Samples
 from chatapi.engines.cancellation import Stop as Stop
 from chatapi.engines.cancellation import never as never
 from chatapi.engines.cancellation import still_wanted as still_wanted
+from chatapi.engines.voice_protocols import COMMAND_SAMPLES as COMMAND_SAMPLES
+from chatapi.engines.voice_protocols import SPEAKER_HOP as SPEAKER_HOP
+from chatapi.engines.voice_protocols import SPEAKER_WINDOW as SPEAKER_WINDOW
+from chatapi.engines.voice_protocols import VAD_FRAME as VAD_FRAME
+from chatapi.engines.voice_protocols import WAKE_WORD_FRAME as WAKE_WORD_FRAME
+from chatapi.engines.voice_protocols import CommandClassifier as CommandClassifier
+from chatapi.engines.voice_protocols import CommandFeatures as CommandFeatures
+from chatapi.engines.voice_protocols import EndOfTurnDetector as EndOfTurnDetector
+from chatapi.engines.voice_protocols import SpeakerEncoder as SpeakerEncoder
+from chatapi.engines.voice_protocols import SpeechStream as SpeechStream
+from chatapi.engines.voice_protocols import VoiceActivityDetector as VoiceActivityDetector
+from chatapi.engines.voice_protocols import VoiceConverter as VoiceConverter
+from chatapi.engines.voice_protocols import WakeWordDetector as WakeWordDetector
+from chatapi.engines.voice_protocols import WakeWordStream as WakeWordStream
+from chatapi.engines.voice_protocols import speaker_windows as speaker_windows
 from chatapi.events import Token, ToolCall
-
-VAD_FRAME = 512
-"""Samples of a VAD frame: 32 ms at 16 kHz, the only size that Silero VAD supports."""
-WAKE_WORD_FRAME = 320
-"""Samples per wake word probability: 20 ms at 16 kHz. pymicro-wakeword takes 10 ms and computes one every 30 ms."""
-
-
-class SpeechStream(Protocol):
-    """The VAD state of one live stream."""
-
-    def probability(self, frame: Samples) -> float:
-        """Probability of speech, 0 to 1, in the next VAD_FRAME samples; takes less than 1 ms. Any thread may call it,
-        one at a time."""
-
-
-class VoiceActivityDetector(Protocol):
-    """Voice activity detection."""
-
-    def stream(self) -> SpeechStream:
-        """Starts the state of a live stream."""
-
-    def probabilities(self, samples: Samples, stop: Stop = never) -> Iterator[float]:
-        """Probability of speech, 0 to 1, for every VAD_FRAME samples of 16 kHz mono; a short last frame is padded."""
-
-
-class WakeWordStream(Protocol):
-    """The wake word state of one live stream."""
-
-    def probability(self, samples: Samples) -> float:
-        """Probability, 0 to 1, that the wake word has just ended, after the next samples, of any number; 20 ms of audio
-        take much less than 1 ms. Any thread may call it, one at a time."""
-
-
-class WakeWordDetector(Protocol):
-    """Wake word detection."""
-
-    words: str
-    """The wake word as text."""
-    threshold: float
-    """Probability from which the wake word counts as detected, 0 to 1."""
-
-    def stream(self) -> WakeWordStream:
-        """Starts the state of a live stream."""
-
-    def probabilities(self, samples: Samples, stop: Stop = never) -> Iterator[float]:
-        """Probability, 0 to 1, that the wake word has just ended, for every WAKE_WORD_FRAME samples of 16 kHz mono."""
-
-
-class EndOfTurnDetector(Protocol):
-    """End-of-turn detection from audio."""
-
-    def end_of_turn_probability(self, samples: Samples, stop: Stop = never) -> Iterator[float]:
-        """One probability, 0 to 1, that the turn is over, for 16 kHz mono audio that ends in the pause."""
 
 
 @dataclass(frozen=True)
@@ -115,6 +77,8 @@ class Segment:
     """Present where `TranscriptionOptions.words` requests them."""
     tokens: tuple[TranscriptToken, ...] = ()
     """Present where `TranscriptionOptions.tokens` requests them."""
+    speaker: str = ""
+    """Label of the speaker; empty: without speaker labels."""
 
     def retimed(self, clock: Callable[[float, bool], float]) -> Segment:
         """The same segment with every time mapped by `clock(seconds, is_end)`; no time ends before it starts."""
@@ -234,6 +198,8 @@ class TokenUsage:
     completion_tokens: int = 0
     cached_tokens: int = 0
     """Prompt tokens taken from the cache instead of being computed again."""
+    reasoning_tokens: int = 0
+    """Completion tokens of the model's reasoning, without its markers. An engine may leave it to `ReasoningFilter`."""
 
 
 @dataclass(frozen=True)
@@ -248,15 +214,18 @@ class TokenChunk:
     """The tokens of the text, where `Sampling.logprobs` requests them."""
     calls: tuple[ToolCall, ...] = ()
     """Complete tool calls."""
+    reasoning: str = ""
+    """Reasoning that the engine itself separates from the text."""
 
 
 class ContextOverflow(Exception):
     """The messages and the tokens reserved for the answer exceed the context; `generate` raises it before its first
     chunk."""
 
-    def __init__(self, needed: int, context: int) -> None:
+    def __init__(self, needed: int, context: int, remedy: str = "") -> None:
+        """`remedy`: how more would fit, beginning with the setting's name where there is one."""
         super().__init__(f"{needed} tokens needed, {context} fit")
-        self.needed, self.context = needed, context
+        self.needed, self.context, self.remedy = needed, context, remedy
 
 
 class LanguageModel(Protocol):

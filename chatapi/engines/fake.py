@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import itertools
-import json
 import re
 import threading
-from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from chatapi.audio import RATE, Audio, Samples
 from chatapi.engines import (
     DEFAULT_OPTIONS,
+    SPEAKER_WINDOW,
     VAD_FRAME,
     Capability,
     ChatOnly,
+    CommandFeatures,
     ContextOverflow,
     PromptMessage,
     Sampling,
@@ -29,7 +30,9 @@ from chatapi.engines import (
     Voice,
     Word,
     never,
+    speaker_windows,
 )
+from chatapi.engines.fake_json import matching_json
 from chatapi.errors import NotFound, Unprocessable
 from chatapi.events import Token
 from chatapi.settings import Settings
@@ -49,13 +52,10 @@ WORD = 60 * RATE // 1000
 """Samples of one synthesized word: 60 ms."""
 FADE = 5 * RATE // 1000
 """Samples of a word's fade-in and fade-out: 5 ms, so that words are separate and do not click."""
-KEYWORDS = (
-    "$ref", "$defs", "$schema", "title", "description", "const", "enum", "anyOf", "oneOf", "type", "properties",
-    "required", "items", "minItems", "minimum", "additionalProperties", "default",
-)  # fmt: skip
-"""Keywords of JSON schemas that the fake language model supports."""
-MOST_VALUES = 200
-"""Most values, nested or in sequence, of its JSON."""
+CONTEXT = 8192
+"""Context of the fake language model where the settings state none, in tokens."""
+OCTAVES = 14
+"""Voices that the fake speaker encoder tells apart."""
 VOICES = {"fake": 440, "fake-high": 880}
 """Voice -> its tone in hertz."""
 
@@ -116,6 +116,62 @@ class FakeWakeWordDetector(_Paced):
             yield self.probability(samples[first : first + BLOCK])
 
 
+class FakeSpeakerEncoder(_Paced):
+    """Takes tones an octave apart for different voices."""
+
+    threshold = 0.5
+
+    def embeddings(self, samples: Samples, stop: Stop = never) -> Iterator[Samples]:
+        for first in speaker_windows(len(samples)):
+            if stop():
+                return
+            self._step()
+            window = samples[first : first + SPEAKER_WINDOW]
+            loud = np.abs(np.fft.rfft(window)) if len(window) else np.zeros(1)
+            hertz = float(np.argmax(loud)) * RATE / max(1, len(window))
+            yield np.eye(OCTAVES, dtype=np.float32)[min(OCTAVES - 1, int(np.log2(max(1.0, hertz)) + 0.5))]
+
+
+class FakeVoiceConverter(_Paced):
+    """Keeps the loudest frequency of a voice, and replaces audible audio by a tone of the reference's frequency."""
+
+    rate = RATE
+    reference_format = "fake"
+
+    def reference(self, samples: Samples, stop: Stop = never) -> Iterator[Samples]:
+        if stop() or not len(samples):
+            return
+        self._step()
+        hertz = float(np.argmax(np.abs(np.fft.rfft(samples)))) * RATE / len(samples)
+        yield np.full((max(1, len(samples) // BLOCK), 1), hertz, np.float32)
+
+    def convert(self, samples: Samples, reference: Samples, stop: Stop = never) -> Iterator[Audio]:
+        if reference.ndim != 2 or reference.shape[1] != 1:
+            raise Unprocessable("the reference was made by another voice converter", code="unknown_reference")
+        if not len(reference):
+            raise Unprocessable("the reference has no speech", code="empty_reference")
+        for first in range(0, len(samples), RATE):
+            if stop():
+                return
+            self._step()
+            part = samples[first : first + RATE]
+            loud = np.sqrt(np.mean(np.square(part))) > SPEECH_RMS
+            times = np.arange(first, first + len(part)) / RATE
+            yield Audio((0.3 * loud * np.sin(2 * np.pi * float(reference.mean()) * times)).astype(np.float32), RATE)
+
+
+class FakeCommandClassifier(_Paced):
+    """Takes loud clips for its only word."""
+
+    labels = ("beep", "unknown")
+
+    def classify(self, samples: Samples, stop: Stop = never) -> Iterator[CommandFeatures]:
+        if not stop():
+            self._step()
+            loud = bool(len(samples)) and float(np.abs(samples).max()) > SPEECH_RMS
+            yield CommandFeatures((0.9, 0.1) if loud else (0.1, 0.9), np.full(4, loud, np.float32))
+
+
 class FakeEndOfTurnDetector(_Paced):
     """Takes every pause for the end of the turn."""
 
@@ -154,10 +210,8 @@ class FakeTranscriber(_Paced):
             self._step()
             window = samples[first : first + WINDOW]
             if any(_loud(frame) for frame in _frames(window)):
-                start, seconds = first / RATE, len(window) / RATE
-                yield _segment(
-                    f"heard {seconds:.2f} seconds{_options_text(options)}.", start, seconds, language, options
-                )
+                text = f"heard {len(window) / RATE:.2f} seconds{_options_text(options)}."
+                yield _segment(text, first / RATE, window, language, options)
 
 
 class FakeLanguageModel(_Paced, ChatOnly):
@@ -172,7 +226,7 @@ class FakeLanguageModel(_Paced, ChatOnly):
     def __init__(self, settings: Settings, models: Sequence[InstalledModel]) -> None:
         super().__init__(settings, models)
         self.slots = settings.llama_cpp.slots
-        self.context = settings.llama_cpp.context
+        self.context = settings.llama_cpp.context or CONTEXT
         self._fault = settings.fake.fault
 
     def generate(
@@ -181,7 +235,7 @@ class FakeLanguageModel(_Paced, ChatOnly):
         prompt_tokens = sum(len(message.text.split()) for message in messages)
         needed = prompt_tokens + sampling.max_tokens
         if needed > self.context:
-            raise ContextOverflow(needed, self.context)
+            raise ContextOverflow(needed, self.context, "llama_cpp.context raises it")
         words = _answer(messages, sampling)
         for count, word in enumerate(words[: sampling.max_tokens]):
             if count == 1:
@@ -236,7 +290,7 @@ def _loud(frame: Samples) -> bool:
 def _answer(messages: Sequence[PromptMessage], sampling: Sampling) -> list[str]:
     """The words of the answer, each with the whitespace before it; joined they are the answer."""
     user_text = next((message.text for message in reversed(messages) if message.role == "user"), "")
-    text = f"You said: {user_text}." if sampling.schema is None else _matching_json(sampling.schema, user_text)
+    text = f"You said: {user_text}." if sampling.schema is None else matching_json(sampling.schema, user_text)
     if messages[-1].role == "assistant":
         text = text.removeprefix(messages[-1].text)
     end = min((found for stop in sampling.stop_texts if (found := text.find(stop)) >= 0), default=len(text))
@@ -250,16 +304,16 @@ def _options_text(options: TranscriptionOptions) -> str:
     return ", in English" * options.translate + after + temperature
 
 
-def _segment(text: str, start: float, seconds: float, language: str | None, options: TranscriptionOptions) -> Segment:
-    """A segment whose words are spread evenly over the time; a token is a word."""
+def _segment(text: str, start: float, window: Samples, language: str | None, options: TranscriptionOptions) -> Segment:
+    """A segment of a window from `start`, in seconds; a token is a word."""
     parts = text.split()
-    step = seconds / len(parts)
-    words = tuple(Word(w.strip(".,"), start + n * step, start + (n + 1) * step) for n, w in enumerate(parts))
+    times = _word_times(window, len(parts))
+    words = tuple(Word(w.strip(".,"), start + a, start + b) for w, (a, b) in zip(parts, times, strict=True))
     tokens = tuple(TranscriptToken(number, f" {word}".encode(), 0.0) for number, word in enumerate(parts))
     return Segment(
         text,
         start,
-        start + seconds,
+        start + len(window) / RATE,
         0.0,
         language or "en",
         words if options.words else (),
@@ -267,60 +321,22 @@ def _segment(text: str, start: float, seconds: float, language: str | None, opti
     )
 
 
+def _word_times(window: Samples, count: int) -> list[tuple[float, float]]:
+    """Start and end in seconds of so many words, spread over the sounds of a window: those of one sound evenly."""
+    loud = np.array([False, *map(_loud, _frames(window)), False])
+    edges = np.flatnonzero(np.diff(loud)).reshape(-1, 2)
+    found: list[tuple[float, float]] = []
+    for (begin, end), words in zip(edges, np.array_split(np.arange(count), len(edges)), strict=True):
+        places = np.linspace(begin, min(end, len(window) / VAD_FRAME), len(words) + 1) * VAD_FRAME / RATE
+        found += [(float(a), float(b)) for a, b in pairwise(places)]
+    return found
+
+
 def _token_of(word: str, top: int | None) -> tuple[Token, ...]:
     if top is None:
         return ()
     token = Token(word, 0.0, word.encode())
     return (Token(word, 0.0, token.raw, (token,) * min(top, 1)),)
-
-
-def _matching_json(schema: Mapping[str, Any], user_text: str) -> str:
-    """JSON that matches the schema. Raises Unprocessable (invalid_json_schema)."""
-    try:
-        return json.dumps(_matching_value(schema, user_text, schema, itertools.count()), ensure_ascii=False)
-    except (AttributeError, LookupError, TypeError, ValueError) as error:
-        raise Unprocessable(
-            f"the fake language model does not support this JSON schema: {error}",
-            code="invalid_json_schema",
-            details={"param": "response_format"},
-        ) from error
-
-
-def _matching_value(schema: Mapping[str, Any], user_text: str, whole: Mapping[str, Any], steps: Iterator[int]) -> Any:
-    """The smallest value that matches a schema."""
-    if next(steps) > MOST_VALUES:
-        raise ValueError(f"more than {MOST_VALUES} values")
-    if unsupported := set(schema).difference(KEYWORDS):
-        raise ValueError(", ".join(sorted(unsupported)))
-
-    def inner(part: Any) -> Any:
-        return _matching_value(part, user_text, whole, steps)
-
-    if "$ref" in schema:
-        return inner(_part(whole, schema["$ref"]))
-    if "const" in schema or "enum" in schema:
-        return schema["const"] if "const" in schema else schema["enum"][0]
-    if "anyOf" in schema or "oneOf" in schema:
-        return inner((schema.get("anyOf") or schema["oneOf"])[0])
-    kind = schema.get("type", "object")
-    if kind == "object":
-        properties = schema.get("properties", {})
-        return {name: inner(properties.get(name, {"type": "string"})) for name in schema.get("required", properties)}
-    if kind == "array":
-        return [inner(schema.get("items", {})) for _ in range(schema.get("minItems", 0))]
-    plain = {
-        "string": user_text,
-        "integer": schema.get("minimum", 0),
-        "number": schema.get("minimum", 0),
-        "boolean": False,
-    }
-    return None if kind == "null" else plain[kind]
-
-
-def _part(whole: Any, reference: str) -> Any:
-    for step in reference.removeprefix("#").split("/")[1:]:
-        whole = whole[step]
-    return whole
 
 
 def _tone(hertz: int, length: int) -> Samples:

@@ -21,17 +21,29 @@ NAMES = {"tensorrt": "TensorrtExecutionProvider", "cuda": "CUDAExecutionProvider
 """Setting -> provider, best first; every ONNX Runtime has the last."""
 
 
+def background_options() -> Any:
+    """Session options of a small model that runs beside recognition, which needs the other cores: one thread, and no
+    arena, which would keep its memory between runs."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.enable_cpu_mem_arena = options.enable_mem_pattern = False
+    options.log_severity_level = 3
+    return options
+
+
 def session(
     onnx: Path,
     options: Any,
     settings: Settings,
     suited: Sequence[str] = tuple(NAMES),
     runtime: Any = onnxruntime,
+    encoded: bytes | None = None,
 ) -> Any:
     """Creates an InferenceSession on the best provider that works, and logs each that should work and does not.
 
     `suited` are the providers that auto tries for this model, best first; `options` are the session's. TensorRT caches
-    its engines in <data>/tensorrt/<the file's stem>. Raises what ONNX Runtime raises for a model that cannot be loaded.
+    its engines in <data>/tensorrt/<the file's stem>. `encoded` is the model where it is only a part of the file. Raises
+    what ONNX Runtime raises for a model that cannot be loaded.
     """
     configured = settings.onnx.provider
     chain = list(suited) if configured == "auto" else list(NAMES)[list(NAMES).index(configured) :]
@@ -44,7 +56,8 @@ def session(
         providers = [(NAMES[name], _options(name, cache)) for name in chain]
         try:
             # Without ONNX Runtime's own fallback, which prints.
-            created = runtime.InferenceSession(str(onnx), sess_options=options, providers=providers, enable_fallback=0)
+            model = str(onnx) if encoded is None else encoded
+            created = runtime.InferenceSession(model, sess_options=options, providers=providers, enable_fallback=0)
         except Exception as error:
             if len(chain) < 2:
                 raise

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from chatapi.audio import Audio
+from chatapi.audio.skipped import Skipped
 from chatapi.catalog import InstalledModel, Manifest
 from chatapi.engines import (
     PromptMessage,
@@ -26,11 +27,14 @@ from chatapi.engines import (
     Voice,
     Word,
     asr,
+    command,
     llm,
     plugins,
+    speaker,
     tts,
     turn_detection,
     vad,
+    voice_converter,
     wake_word,
 )
 from chatapi.engines.role import EngineEntry, Role
@@ -39,10 +43,20 @@ from chatapi.events import Token, ToolCall
 from chatapi.settings import Settings
 from chatapi.settings import plugins as tables
 
-SHIPPED: tuple[Role[Any], ...] = (vad.ROLE, wake_word.ROLE, turn_detection.ROLE, asr.ROLE, llm.ROLE, tts.ROLE)
+SHIPPED: tuple[Role[Any], ...] = (
+    vad.ROLE,
+    wake_word.ROLE,
+    turn_detection.ROLE,
+    asr.ROLE,
+    llm.ROLE,
+    tts.ROLE,
+    speaker.ROLE,
+    voice_converter.ROLE,
+    command.ROLE,
+)
 """The roles of chatapi itself."""
 VALUES = (
-    Audio, InstalledModel, PromptMessage, Sampling, Segment, Token, TokenChunk, TokenUsage, Tool, ToolCall,
+    Audio, InstalledModel, PromptMessage, Sampling, Segment, Skipped, Token, TokenChunk, TokenUsage, Tool, ToolCall,
     TranscriptionOptions, TranscriptToken, Voice, Word,
 )  # fmt: skip
 """The records that their engines take and yield."""

@@ -5,8 +5,9 @@ from chatapi.jobs.following import follow
 from chatapi.jobs.foreground import run_job
 from chatapi.jobs.records import Artifact, JobEvent, JobFailure, JobLimits, JobRecord, JobState
 from chatapi.jobs.runner import JobRunner
-from chatapi.jobs.steps import JobKind, JobSteps, Step, StepRun
-from chatapi.jobs.store import JobRequest, JobStore
+from chatapi.jobs.shared_store import SharedStore
+from chatapi.jobs.steps import JobKind, JobSteps, Step, StepRun, partial_results
+from chatapi.jobs.store import JobRequest, JobStore, new_id
 
 __all__ = [
     "Artifact",
@@ -22,8 +23,11 @@ __all__ = [
     "JobState",
     "JobSteps",
     "JobStore",
+    "SharedStore",
     "Step",
     "StepRun",
     "follow",
+    "new_id",
+    "partial_results",
     "run_job",
 ]

@@ -325,9 +325,10 @@ def _store_end(
     observed, message = database.observe(), redacted(failure.message)[: rows.MESSAGE_CHARS] if failure else ""
     db.execute(
         "UPDATE jobs SET state = ?, wanted = '', code = ?, message = ?, seconds_left = NULL, ended = ?,"
-        " ended_observed = ?, due = ?, failures = failures + ?, progress = iif(? = 'done', 1, progress) WHERE id = ?",
+        " ended_observed = iif(? OR (? = 'paused' AND command != ''), ?, NULL), due = ?, failures = failures + ?,"
+        " progress = iif(? = 'done', 1, progress) WHERE id = ?",
         (state, failure.code if failure else "", message, database.wall if finished else None,
-         observed if finished else None, observed + (delay or 0), delay is not None, state, job),
+         finished, state, observed, observed + (delay or 0), delay is not None, state, job),
     )  # fmt: skip
     if state == "done":
         db.execute("DELETE FROM steps WHERE job = (SELECT number FROM jobs WHERE id = ?)", (job,))

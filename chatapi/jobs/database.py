@@ -99,9 +99,9 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
 )
 """Statements that make each version of the schema from the one before; the file's user_version is their number.
 
-`due` and `ended_observed` are observed times, in seconds; `created`, `started` and `ended` are wall-clock times for
-people, and no decision uses them. `removed` holds deleted jobs whose folder is still to be deleted. A reader's `due` is
-an observed time too.
+`due` and `ended_observed`, which a command's interrupted job has too, are observed times, in seconds; `created`,
+`started` and `ended` are wall-clock times for people, and no decision uses them. `removed` holds deleted jobs whose
+folder is still to be deleted. A reader's `due` is an observed time too.
 """
 WAIT_SECONDS = 5.0
 """Longest wait for locks of other processes, in seconds."""

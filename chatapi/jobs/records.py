@@ -7,11 +7,14 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from chatapi.runtime.admission import Priority
+from chatapi.settings.tables import JobSettings
 
 JobState = Literal["queued", "running", "paused", "cancelled", "failed", "done"]
 EventType = Literal["state", "step", "progress"]
 StepState = Literal["started", "kept", "finished"]
 
+DAY = 86_400
+"""Seconds in a day."""
 FINISHED: tuple[JobState, ...] = ("cancelled", "failed", "done")
 """States of a job that nothing will run unless it is retried."""
 
@@ -52,7 +55,7 @@ class JobRecord:
     parameters: Mapping[str, Any]
     priority: Priority
     owner: str
-    """Name of the API key that created it; empty: none."""
+    """Id of the API key that created it, or the name of one that is in no file; empty: none."""
     state: JobState
     wanted: Literal["", "pause", "cancel"]
     """What a running job was asked for and has not done yet."""
@@ -106,7 +109,10 @@ class JobLimits:
     """Limits of the store and of one job."""
 
     unfinished: int = 100
-    """Largest number of jobs that are queued, running or paused; one more is rejected."""
+    """Largest number of jobs that are queued, running or paused; one more is rejected. Interrupted jobs of commands do
+    not count."""
+    per_owner: int = 50
+    """Largest number of them that one API key owns, where its jobs are limited."""
     parameter_bytes: int = 64 << 10
     """Largest size of a job's parameters as JSON, in bytes."""
     result_bytes: int = 64 << 10
@@ -122,4 +128,14 @@ class JobLimits:
     finished: int = 200
     """Largest number of finished jobs that are kept; the oldest are deleted first."""
     finished_seconds: float = 30 * 86_400
-    """Time that a finished job is kept, in seconds."""
+    """Time that a finished job, or an interrupted one of a command, is kept, in seconds."""
+
+    @classmethod
+    def of(cls, settings: JobSettings) -> JobLimits:
+        """The limits that the settings state."""
+        return cls(
+            settings.max_unfinished,
+            settings.max_per_key,
+            finished=settings.max_finished,
+            finished_seconds=settings.keep_days * DAY,
+        )

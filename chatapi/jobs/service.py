@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
-from contextlib import closing
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import anyio
@@ -13,26 +12,42 @@ import anyio.to_thread
 from chatapi.errors import ChatapiError
 from chatapi.jobs import runner
 from chatapi.jobs.foreground_turns import ForegroundTurns
-from chatapi.jobs.records import JobRecord
+from chatapi.jobs.notifications import NotificationSender
+from chatapi.jobs.outbox_sender import OutboxSender
+from chatapi.jobs.records import JobLimits, JobRecord
 from chatapi.jobs.runner import SLOTS, JobRunner
+from chatapi.jobs.shared_store import SharedStore
 from chatapi.jobs.steps import JobKind
 from chatapi.jobs.store import JobRequest, JobStore
 from chatapi.jobs.webhooks import WebhookSender
 from chatapi.runtime.admission import Priority
 from chatapi.runtime.scheduler import Scheduler
+from chatapi.settings.tables import JobSettings
 
 log = logging.getLogger(__name__)
+
+DEFAULTS = JobSettings()
+ORPHAN_CHECK_SECONDS = 3600.0
+"""Interval between deletions of folders whose job was never added, in seconds."""
 
 
 class JobService:
     """Runs the jobs of a data directory beside a server. Belongs to one event loop, except where a method says so."""
 
     def __init__(
-        self, data: Path, scheduler: Scheduler, concurrent: int = 1, webhooks: WebhookSender | None = None
+        self,
+        data: Path,
+        scheduler: Scheduler,
+        settings: JobSettings = DEFAULTS,
+        webhooks: WebhookSender | None = None,
+        notifications: Sequence[NotificationSender] = (),
     ) -> None:
-        """`concurrent`: number of bulk jobs that run at once; `webhooks`: sends the state changes of all jobs."""
-        self._data, self._scheduler, self._webhooks = data, scheduler, webhooks
-        self._slots: Mapping[Priority, int] = {**SLOTS, Priority.BULK: concurrent}
+        """`webhooks` and `notifications`: send the state changes of all jobs."""
+        self._scheduler, self._webhooks = scheduler, webhooks
+        self._senders: list[OutboxSender] = [*([webhooks] if webhooks is not None else []), *notifications]
+        self._slots: Mapping[Priority, int] = {**SLOTS, Priority.BULK: settings.concurrent}
+        self.shared = SharedStore(data, JobLimits.of(settings))
+        """The store of all users in this process."""
         self._kinds: dict[str, JobKind] = {}
         self._store: JobStore | None = None
         self._runner: JobRunner | None = None
@@ -50,7 +65,7 @@ class JobService:
             raise ValueError(f"there is no kind of job {request.kind!r}")
 
         def add() -> JobRecord:
-            with closing(JobStore(self._data)) as store:
+            with self.shared.opened() as store:
                 return store.add(request)
 
         job = await anyio.to_thread.run_sync(add)
@@ -66,7 +81,7 @@ class JobService:
         while True:
             new = await self._until_stored()
             try:
-                store = await anyio.to_thread.run_sync(JobStore, self._data)
+                store = await anyio.to_thread.run_sync(self.shared.take)
             except ChatapiError as error:
                 log.warning("no job can be started: %s", error.message)
                 await anyio.sleep(runner.RETRY_SECONDS)
@@ -80,12 +95,17 @@ class JobService:
             finally:
                 self._store = self._runner = None
                 with anyio.move_on_after(runner.STORE_SECONDS, shield=True):
-                    await anyio.to_thread.run_sync(store.close, abandon_on_cancel=True)
+                    await anyio.to_thread.run_sync(self._leave, store, abandon_on_cancel=True)
+
+    def _leave(self, store: JobStore) -> None:
+        self.shared.give_back(store)
+        # It is opened again where the server goes on.
+        self.shared.close()
 
     async def _until_stored(self) -> bool:
         """Wait for the store; returns whether there was none."""
         new = False
-        while not await anyio.to_thread.run_sync(JobStore.exists, self._data):
+        while not await anyio.to_thread.run_sync(self.shared.exists):
             new = True
             await anyio.sleep(runner.POLL_SECONDS)
         return new
@@ -98,10 +118,11 @@ class JobService:
             store, self._kinds.values(), self._slots, must_yield=scheduler.must_yield, working=scheduler.working
         )
         async with anyio.create_task_group() as group:
+            group.start_soon(_delete_orphans, store)
             group.start_soon(self._runner.run)
             group.start_soon(ForegroundTurns(store, scheduler.must_yield, scheduler.working).run)
-            if self._webhooks is not None:
-                group.start_soon(self._webhooks.run, store.database, new)
+            for sender in self._senders:
+                group.start_soon(sender.run, store.database, new)
             while not await anyio.to_thread.run_sync(store.database.replaced):  # noqa: ASYNC110 - by any process
                 await anyio.sleep(runner.POLL_SECONDS)
             log.warning("the file of the jobs was replaced; the new one is opened")
@@ -125,3 +146,10 @@ class JobService:
         except ChatapiError as error:
             log.info("jobs cannot be counted: %s", error.message)
             return {}
+
+
+async def _delete_orphans(store: JobStore) -> None:
+    """Deletes the folders of abandoned uploads now and then, so that they neither fill the disk nor count for ever."""
+    while True:
+        await anyio.to_thread.run_sync(store.delete_orphans)
+        await anyio.sleep(ORPHAN_CHECK_SECONDS)

@@ -116,7 +116,7 @@ class StepRun:
         """A folder for the step's files, empty at first. When the step finishes it becomes `results(name)` as a whole;
         it is deleted when the step does not finish, and with the other steps' when the job is done."""
         if self._folder is None:
-            self._folder = self._control.folder / "work" / f".{self._name}.partial"
+            self._folder = partial_results(self._control.folder, self._name)
             shutil.rmtree(self._folder, ignore_errors=True)
             self._folder.mkdir(parents=True)
         return self._folder
@@ -195,6 +195,11 @@ class StepRun:
         place = self.results(self._name)
         atomic_files.swap(self._folder, place, place.with_name(f".{self._name}.old"))
         return True
+
+
+def partial_results(folder: Path, step: str) -> Path:
+    """The folder of a step that runs; `folder`: that of its job."""
+    return folder / "work" / f".{step}.partial"
 
 
 def digest(source: Path) -> str:

@@ -7,6 +7,7 @@ import logging
 import secrets
 import shutil
 import sqlite3
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +26,8 @@ log = logging.getLogger(__name__)
 
 UNFINISHED: tuple[JobState, ...] = ("queued", "running", "paused")
 DEFAULTS = JobLimits()
+ORPHAN_SECONDS = 2 * 86_400.0
+"""Age from which a folder without a job is deleted, in seconds: longer than an upload takes."""
 BUSY_SECONDS = 30.0
 """Retry-After when too many jobs are unfinished, in seconds."""
 
@@ -42,7 +45,24 @@ class JobRequest:
     command: str = ""
     """Command line that runs and resumes the job in the foreground; empty: a runner does."""
     owner: str = ""
-    """Name of the API key; empty: none."""
+    """Id of the API key, or the name of one that is in no file; empty: none."""
+    id: str = ""
+    """A result of `new_id`, whose folder may have files of the job already; empty: a new one."""
+    limited: bool = False
+    """Whether the owner may have no more unfinished jobs than `JobLimits.per_owner`."""
+
+
+def _age(folder: Path) -> float:
+    """Seconds since something was written in a folder; 0: it is none, or is being deleted."""
+    try:
+        return time.time() - max(each.stat().st_mtime for each in (folder, *folder.iterdir()))
+    except OSError:
+        return 0.0
+
+
+def new_id() -> str:
+    """The id of a job that is added later."""
+    return "j" + secrets.token_hex(12)
 
 
 class JobStore:
@@ -110,18 +130,20 @@ class JobStore:
             return rows.get(db, job)
 
     def find(
-        self, states: Sequence[JobState] = (*UNFINISHED, *FINISHED), kind: str = "", most: int = 1000, before: str = ""
-    ) -> list[JobRecord]:
+        self, states: Sequence[JobState] = (*UNFINISHED, *FINISHED), kind: str = "", most: int = 1000, before: str = "",
+        owner: str | None = None,
+    ) -> list[JobRecord]:  # fmt: skip
         """The newest jobs in these states, the newest first; `kind` empty: of any kind; `before`: id of a job, only
-        those older than it. Raises NotFound (unknown_job) when there is no such job."""
+        those older than it; `owner` None: of any. Raises NotFound (unknown_job) when there is no such job."""
         marks = ", ".join("?" * len(states))
         with self.database.reading() as db:
             if before:
                 rows.get(db, before)
             found = db.execute(
                 f"SELECT {rows.COLUMNS} FROM jobs WHERE state IN ({marks}) AND (? = '' OR kind = ?)"  # noqa: S608
-                " AND (? = '' OR number < (SELECT number FROM jobs WHERE id = ?)) ORDER BY number DESC LIMIT ?",
-                (*states, kind, kind, before, before, most),
+                " AND (? = '' OR number < (SELECT number FROM jobs WHERE id = ?)) AND (? IS NULL OR owner = ?)"
+                " ORDER BY number DESC LIMIT ?",
+                (*states, kind, kind, before, before, owner, owner, most),
             ).fetchall()
         return [rows.record(row) for row in found]
 
@@ -177,6 +199,11 @@ class JobStore:
             self._require(found, "retried", ("failed", "cancelled"))
             return self._queue(db, found)
 
+    def check_room(self, owner: str | None = None) -> None:
+        """Raises Busy (too_many_jobs) where one more job would be rejected. `owner`: whose jobs are limited too."""
+        with self.database.reading() as db:
+            self._require_room(db, owner)
+
     def delete(self, job: str) -> None:
         """Delete a job that has ended, with its folder. Raises NotFound, WrongMode."""
         with self.database.transaction() as db:
@@ -194,11 +221,12 @@ class JobStore:
         return JobLog(self.folder(job) / "log", self.limits.log_bytes)
 
     def delete_old(self) -> None:
-        """Delete finished jobs beyond their age or their largest number, with their folders."""
+        """Delete finished jobs beyond their age or their largest number, and jobs of that age that a command left
+        interrupted, with their folders."""
         old = (
             "SELECT id FROM removed UNION SELECT id FROM jobs WHERE ended_observed <= ? UNION SELECT id FROM"
-            " (SELECT id FROM jobs WHERE ended_observed IS NOT NULL ORDER BY ended_observed DESC, number DESC"
-            " LIMIT -1 OFFSET ?)"
+            " (SELECT id FROM jobs WHERE ended_observed IS NOT NULL AND state != 'paused' ORDER BY ended_observed DESC,"
+            " number DESC LIMIT -1 OFFSET ?)"
         )
         with self.database.reading() as db:
             bounds = (self.database.observed() - self.limits.finished_seconds, self.limits.finished)
@@ -210,6 +238,18 @@ class JobStore:
             db.execute("DELETE FROM jobs WHERE id IN (SELECT id FROM removed)")
             gone = [row[0] for row in db.execute("SELECT id FROM removed")]
         self._delete_folders(gone)
+
+    def delete_orphans(self) -> None:
+        """Delete folders without a job in which nothing was written for ORPHAN_SECONDS: their job was never added."""
+        try:
+            found = [each for each in self._folders.iterdir() if _age(each) > ORPHAN_SECONDS]
+        except OSError:
+            return
+        with self.database.reading() as db:
+            known = {row[0] for row in db.execute("SELECT id FROM jobs")}
+        for each in found:
+            if each.name not in known:
+                shutil.rmtree(each, ignore_errors=True)
 
     def _delete_folders(self, jobs: Iterable[str]) -> None:
         for job in jobs:
@@ -235,8 +275,8 @@ class JobStore:
         return text
 
     def _insert(self, db: sqlite3.Connection, request: JobRequest, parameters: str) -> JobRecord:
-        self._require_room(db)
-        job = "j" + secrets.token_hex(12)
+        self._require_room(db, request.owner if request.limited else None)
+        job = request.id or new_id()
         db.execute(
             "INSERT INTO jobs (id, kind, subject, command, parameters, priority, owner, state, created)"
             " VALUES (?, ?, ?, ?, ?, ?, ?, 'queued', ?)",
@@ -246,14 +286,18 @@ class JobStore:
         self._append_state(db, job, "queued")
         return rows.get(db, job)
 
-    def _require_room(self, db: sqlite3.Connection) -> None:
-        count = db.execute("SELECT count(*) FROM jobs WHERE state IN ('queued', 'running', 'paused')").fetchone()[0]
-        if count >= self.limits.unfinished:
-            raise Busy(
-                f"{count} jobs are unfinished and at most {self.limits.unfinished} may be; wait for one, or cancel one",
-                retry_after=BUSY_SECONDS,
-                code="too_many_jobs",
-            )
+    def _require_room(self, db: sqlite3.Connection, owner: str | None = None) -> None:
+        # An interrupted job of a command waits for its user, and nothing waits for it.
+        query = (
+            "SELECT count(*), count(*) FILTER (WHERE owner = ?) FROM jobs"
+            " WHERE state IN ('queued', 'running') OR (state = 'paused' AND command = '')"
+        )
+        count, own = db.execute(query, (owner,)).fetchone()
+        limits = self.limits
+        for number, most, whose in ((count, limits.unfinished, ""), (own, limits.per_owner, " of this key")):
+            if number >= most:
+                message = f"{number} jobs{whose} are unfinished and at most {most} may be; wait for one, or cancel one"
+                raise Busy(message, retry_after=BUSY_SECONDS, code="too_many_jobs")
 
     def _unfinished(self, db: sqlite3.Connection, request: JobRequest) -> JobRecord | None:
         row = db.execute(
@@ -270,7 +314,8 @@ class JobStore:
             if found.state == "running":
                 db.execute("UPDATE jobs SET wanted = ? WHERE id = ?", (wanted, job))
             else:
-                ended = (self.database.wall, self.database.observe()) if state in FINISHED else (None, None)
+                kept = state in FINISHED or found.command
+                ended = (self.database.wall if state in FINISHED else None, self.database.observe() if kept else None)
                 update = "UPDATE jobs SET state = ?, ended = ?, ended_observed = ?, seconds_left = NULL WHERE id = ?"
                 db.execute(update, (state, *ended, job))
                 self._append_state(db, job, state)

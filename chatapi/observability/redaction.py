@@ -75,7 +75,7 @@ FORMS: tuple[tuple[str, str], ...] = (
     ("bearer", r"(?P<keep>\b(?i:bearer)\s+)(?=[\w.~+/=-]{0,200}\d|[\w.~+/=-]{20})[\w.~+/=-]{6,}"),
     ("JSON Web Token", r"\beyJ[\w-]{5,}\.[\w-]{2,}(?:\.[\w-]+){1,3}"),
     ("chatapi", r"(?P<keep>\bchatapi_(?:[0-9a-f]{8}|local)_)[\w-]{6,}"),
-    ("OpenAI and kin", r"\b(?:sk|rk|pk)[-_](?=[\w-]{0,200}\d)[\w-]{16,}"),
+    ("OpenAI and similar", r"\b(?:sk|rk|pk|ek)[-_](?=[\w-]{0,200}\d)[\w-]{16,}"),
     ("Hugging Face", r"\b(?:api_org|hf)_(?=\w{0,40}[A-Z0-9])\w{16,}"),
     ("GitHub", r"\b(?:gh[oprsu]_\w{20,}|github_pat_\w{20,})"),
     ("GitLab", r"\bgl(?:pat|ptt|dt|rt|cbt|soat|ft)-[\w-]{16,}"),

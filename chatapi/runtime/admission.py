@@ -108,11 +108,20 @@ class Admission:
                 retry_after=max(1.0, round(self._mean_hold * (self.waiting + 1) / self.slots)),
             )
 
+    def free(self, priority: int) -> int:
+        """The number of slots that work of this priority could take now."""
+        return 0 if self._waiting else max(0, self._available(priority) - self.used)
+
     def reserve_live(self) -> None:
         """Keep one of several slots free for LIVE work that is about to come: a running job may not stop quickly."""
         self._reserved_at = time.monotonic()
         if self._expiry is None:
             self._expiry = asyncio.get_running_loop().call_later(RESERVATION_SECONDS, self._reservation_ended)
+
+    def resize(self, slots: int) -> None:
+        """Change the number of slots. Where it falls, those in use beyond it stay in use until they are released."""
+        self.slots = slots
+        self._admit()
 
     def release(self) -> None:
         """Pass the slot to the first waiter, or free it."""
@@ -135,5 +144,9 @@ class Admission:
 
     def _free(self, priority: int) -> bool:
         """Whether a slot is free for work of this priority."""
+        return self.used < self._available(priority)
+
+    def _available(self, priority: int) -> int:
+        """The number of slots for work of this priority, free or not."""
         reserved = time.monotonic() < self._reserved_at + RESERVATION_SECONDS
-        return self.used < self.slots - (self.slots > 1 and priority > Priority.LIVE and reserved)
+        return self.slots - (self.slots > 1 and priority > Priority.LIVE and reserved)

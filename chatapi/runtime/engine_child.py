@@ -30,7 +30,7 @@ from chatapi.runtime.engine_frames import BrokenFrame, Connection, Frame
 from chatapi.runtime.engine_process import WINDOW
 from chatapi.runtime.engine_threads import PAUSE_SECONDS
 from chatapi.settings import plugins
-from chatapi.system import malloc_trim
+from chatapi.system import malloc_trim, memory
 
 log = logging.getLogger(__name__)
 
@@ -204,11 +204,12 @@ def _limit(lifeline: int) -> None:
 
 def _load(control: Connection) -> Any:
     """The engine that the parent names; None when it cannot be loaded, which is reported."""
-    role, name, tree, models, folder = control.receive().value
+    role, name, tree, models, folder, given_back = control.receive().value
     # Paths in the settings may be relative.
     os.chdir(folder)
     try:
-        engine = registry.load(role, name)(plugins.tables().tree.model_validate(tree), models)
+        with memory.expecting(given_back):
+            engine = registry.load(role, name)(plugins.tables().tree.model_validate(tree), models)
         declared = {each: getattr(engine, each) for each in registry.declared() if hasattr(engine, each)}
         control.send(engine_frames.READY, 0, {"declared": declared, "counts": _counts(engine)})
     except Exception as error:

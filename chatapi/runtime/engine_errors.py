@@ -17,7 +17,7 @@ class EngineFault(Exception):
 def described(error: Exception) -> dict[str, Any]:
     """The error as plain values."""
     if isinstance(error, ContextOverflow):
-        return {"needed": error.needed, "context": error.context}
+        return {"needed": error.needed, "context": error.context, "remedy": error.remedy}
     if isinstance(error, ChatapiError):
         about = {"class": type(error).__name__, "code": error.code, "message": error.message}
         return {**about, "details": error.details, "retry_after": error.retry_after}
@@ -29,7 +29,7 @@ def rebuilt(about: dict[str, Any]) -> Exception:
     if "fault" in about:
         return EngineFault(about["fault"])
     if "needed" in about:
-        return ContextOverflow(about["needed"], about["context"])
+        return ContextOverflow(about["needed"], about["context"], about["remedy"])
     kind = getattr(errors, str(about["class"]), None)
     if not (isinstance(kind, type) and issubclass(kind, ChatapiError)) or kind is errors.MethodNotAllowed:
         kind = EngineFailed

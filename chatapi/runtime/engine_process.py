@@ -34,6 +34,7 @@ from chatapi.runtime import engine_errors, engine_frames
 from chatapi.runtime.engine_frames import BrokenFrame, Connection, Frame
 from chatapi.runtime.engine_host import Call, EngineHost
 from chatapi.settings import ENVIRONMENT, Settings, at, dotted_keys
+from chatapi.system.memory import expected
 
 log = logging.getLogger(__name__)
 
@@ -81,7 +82,7 @@ class EngineProcess(EngineHost[Any]):
         try:
             with suppress(BrokenFrame):
                 # A process that ends while it loads is reported by `_follow`.
-                order = [self._role, chosen.engine, _tree(settings), list(chosen.models), str(Path.cwd())]
+                order = [self._role, chosen.engine, _tree(settings), list(chosen.models), str(Path.cwd()), expected()]
                 self._control.send(engine_frames.LOAD, 0, order)
             self.engine = self._stand_in(self._loaded.result())
         except BaseException:

@@ -10,7 +10,6 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
 from enum import Enum
 from types import SimpleNamespace
 from typing import Any, Generic, TypeVar, cast
@@ -19,9 +18,9 @@ import anyio
 
 from chatapi.engines import ContextOverflow, Stop, registry
 from chatapi.errors import ChatapiError, EngineFailed, InternalError
-from chatapi.runtime.admission import Admission, Priority
+from chatapi.runtime.admission import Priority
+from chatapi.runtime.cpu_turn import CpuTurn
 from chatapi.runtime.engine_host import Call, EngineHost, LocalHost
-from chatapi.runtime.scheduler import Scheduler
 from chatapi.system import machine_clock, malloc_trim
 
 log = logging.getLogger(__name__)
@@ -96,37 +95,6 @@ class _JobStop:
         return self._job.stopping
 
 
-class CpuTurn:
-    """When the thread of one job computes: it yields to more urgent work of the machine, and counts as such work."""
-
-    def __init__(self, scheduler: Scheduler | None, admission: Admission, priority: Priority) -> None:
-        """`admission`: of the engine's slots; `scheduler` None: the job neither yields nor counts."""
-        self._scheduler, self._admission, self._priority = scheduler, admission, priority
-
-    @contextmanager
-    def working(self) -> Iterator[None]:
-        """Inside the context the job counts as work that runs."""
-        with nullcontext() if self._scheduler is None else self._scheduler.working(self._priority):
-            yield
-
-    @contextmanager
-    def resting(self) -> Iterator[None]:
-        """Inside `working`: a context in which the job waits for its reader."""
-        if self._scheduler is not None:
-            self._scheduler.end(self._priority)
-        try:
-            yield
-        finally:
-            if self._scheduler is not None:
-                self._scheduler.begin(self._priority)
-
-    def must_wait(self) -> bool:
-        """Whether the next step has to wait. A slot for which more urgent work waits is not kept from it."""
-        if self._scheduler is None or self._admission.is_wanted(self._priority):
-            return False
-        return self._scheduler.must_yield(self._priority)
-
-
 class Job(Generic[E, T]):
     """One call of an engine: it runs on a worker's thread and is read from the event loop.
 
@@ -143,6 +111,8 @@ class Job(Generic[E, T]):
         self._items: deque[Any] = deque()
         self._room = threading.Semaphore(AHEAD)
         self._arrived = anyio.Event()
+        self._waking = False
+        """Whether the event loop was asked to wake the reader and has not done so yet."""
         self._cancelled = False
         self.done = False
         """Whether the thread has finished the job."""
@@ -254,11 +224,19 @@ class Job(Generic[E, T]):
         self._items.clear()
         self._room.release()
 
-    async def next_item(self) -> Any:
-        """From the event loop: the next item or the `StreamEnd`."""
+    @property
+    def has_items(self) -> bool:
+        """Whether the next item can be taken without waiting."""
+        return bool(self._items)
+
+    async def wait_for_item(self) -> None:
+        """From the event loop: wait until an item or the `StreamEnd` has arrived."""
         while not self._items:
             self._arrived = anyio.Event()
             await self._arrived.wait()
+
+    def take(self) -> Any:
+        """From the event loop: the next item or the `StreamEnd`, which has arrived."""
         item = self._items.popleft()
         self._room.release()
         return item
@@ -267,9 +245,14 @@ class Job(Generic[E, T]):
         if self._cancelled:
             return
         self._items.append(item)
-        call_in(self._loop, self._wake)
+        # One wake-up for all items that arrive before the event loop gets to it: each costs more than its item.
+        if not self._waking:
+            self._waking = True
+            call_in(self._loop, self._wake)
 
     def _wake(self) -> None:
+        # First, so that an item that arrives from here on wakes the reader again.
+        self._waking = False
         self._arrived.set()
 
 
@@ -300,10 +283,10 @@ class EngineThreads(Generic[E]):
         after: EngineThreads[E] | None = None,
     ) -> None:
         """`load` returns an engine, or the host of one that runs elsewhere. `on_lost` runs in the event loop when that
-        engine is lost. `after`: threads whose engine must be gone before."""
+        engine could not be loaded, before `built` is set, or is lost. `after`: threads whose engine must be gone."""
         self._queue: queue.SimpleQueue[tuple[Job[E, Any], Callable[[], None]] | None] = queue.SimpleQueue()
         self._load = load
-        self._slots = slots
+        self.slots = slots
         self._on_lost = on_lost
         self._loop = asyncio.get_running_loop()
         self.built = anyio.Event()
@@ -332,7 +315,7 @@ class EngineThreads(Generic[E]):
 
     def shut_down(self) -> None:
         """End the threads after their jobs; the last one closes the engine."""
-        for _ in range(self._slots):
+        for _ in range(self.slots):
             self._queue.put(None)
 
     def kill(self) -> bool:
@@ -347,11 +330,12 @@ class EngineThreads(Generic[E]):
             self.host = _hosted(self._load())
         except Exception as error:
             self.error = error
+            call_in(self._loop, self._on_lost)
             self._alive = 1
             self._finish()
         else:
             self.host.on_lost(lambda: call_in(self._loop, self._on_lost))
-            for number in range(1, self._slots):
+            for number in range(1, self.slots):
                 threading.Thread(target=self._work, name=f"{self._name}-{number}", daemon=True).start()
             call_in(self._loop, self.built.set)
             self._work()

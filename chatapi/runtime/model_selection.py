@@ -9,14 +9,13 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
-
 from chatapi.catalog import Catalog, Manifest
 from chatapi.engines import registry
 from chatapi.errors import ModelError
 from chatapi.settings import Settings
 from chatapi.system import jetson
 from chatapi.system.jetson import gigabytes
+from chatapi.system.memory import available as available
 
 SHARE = 0.5
 """Share of the free memory up to which models are loaded in parallel: while it loads, an engine may hold a file's bytes
@@ -75,11 +74,6 @@ def plan(
     if result.needed > limit:
         raise ModelError(_too_large(catalog, result, limit), code="model_too_large")
     return result
-
-
-def available(root: Path = Path("/")) -> int:
-    """Memory that may be used now, in bytes."""
-    return jetson.available(root) or psutil.virtual_memory().available
 
 
 def _needs_model(role: str, engine: str) -> bool:

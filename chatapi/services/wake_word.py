@@ -11,7 +11,7 @@ from chatapi.audio import RATE, Samples
 from chatapi.engines import WakeWordDetector
 from chatapi.runtime import detector_thread
 from chatapi.runtime.detector_thread import DetectorStream
-from chatapi.runtime.workers import Engines
+from chatapi.runtime.workers import Engines, Worker
 from chatapi.services.transcription.segmenter import FRAME
 
 BEFORE = RATE // 5
@@ -32,27 +32,46 @@ NOTHING: Samples = np.zeros(0, np.float32)
 class WakeWordListener:
     """Detects the wake word in one stream; time is counted in samples received."""
 
-    def __init__(self, detector: WakeWordDetector) -> None:
-        self._threshold = detector.threshold
+    def __init__(self, worker: Worker[WakeWordDetector]) -> None:
+        """The detector must be loaded; where it is exchanged, the stream goes on with the new one."""
+        self._worker = worker
+        self._listen(worker.engine)
+
+    def _listen(self, detector: WakeWordDetector) -> None:
+        self._detector = detector
         self._stream = DetectorStream(detector.stream())
         self._armed = True
         """Whether the probability was low since the last detection; it stays high for a while after the word ends."""
 
+    @property
+    def words(self) -> str:
+        """The wake word as text."""
+        return self._detector.words
+
     async def detect(self, block: Samples) -> bool:
         """Whether the wake word ends in the next samples, of any number; once for each time it is said."""
+        self._follow_swap()
         [probability] = await self._stream.probabilities([block])
         return self._is_detection(probability)
 
     async def detections(self, samples: Samples) -> list[int]:
         """Where the wake word ends in the next samples, to 20 ms, as offsets in samples."""
+        self._follow_swap()
         blocks = [samples[first : first + BLOCK] for first in range(0, len(samples), BLOCK)]
         probabilities = await self._stream.probabilities(blocks)
         ends = [min(number * BLOCK, len(samples)) for number in range(1, len(blocks) + 1)]
         return [end for end, found in zip(ends, probabilities, strict=True) if self._is_detection(found)]
 
+    def _follow_swap(self) -> None:
+        detector = self._worker.engine
+        # What an unloaded engine declares has no streams.
+        if detector is not self._detector and hasattr(detector, "stream"):
+            self._listen(detector)
+
     def _is_detection(self, probability: float) -> bool:
-        detected = self._armed and probability >= self._threshold
-        self._armed = not detected and (self._armed or probability < self._threshold / 2)
+        threshold = self._detector.threshold
+        detected = self._armed and probability >= threshold
+        self._armed = not detected and (self._armed or probability < threshold / 2)
         return detected
 
 
@@ -61,11 +80,8 @@ class WakeWordGate:
 
     def __init__(self, engines: Engines, awake_seconds: float, speech_threshold: float) -> None:
         """Both detectors must be loaded. `speech_threshold`: probability from which a frame counts as speech."""
-        detector = engines.wake_word.engine
-        self.words = detector.words
-        """The wake word as text."""
         self.asleep = True
-        self._listener = WakeWordListener(detector)
+        self._listener = WakeWordListener(engines.wake_word)
         self._vad = engines.vad
         self._speech_threshold = speech_threshold
         self._awake_samples = awake_seconds * RATE
@@ -76,6 +92,11 @@ class WakeWordGate:
         """The last samples before the detection."""
         self._after: list[Samples] | None = None
         """Samples since the detection, until it is known where the question begins."""
+
+    @property
+    def words(self) -> str:
+        """The wake word as text."""
+        return self._listener.words
 
     async def process(self, block: Samples, busy: bool) -> tuple[Samples, WakeChange]:
         """Take the next samples; returns those to pass on, held-back ones included, and what has changed.

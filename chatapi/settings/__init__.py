@@ -28,26 +28,37 @@ from chatapi.settings.engines import (
     PiperSettings,
     WhisperCppSettings,
 )
-from chatapi.settings.network import ServerSettings, Table, WyomingSettings
+from chatapi.settings.network import (
+    AsrWebserviceSettings,
+    ServerSettings,
+    Table,
+    TorchServeSettings,
+    WyomingSettings,
+)
 from chatapi.settings.plugins import dotted_keys
-from chatapi.settings.tables import (
+from chatapi.settings.roles import (
     SYSTEM,
     AsrSettings,
+    CommandSettings,
+    LlmSettings,
+    RoleSettings,
+    SpeakerSettings,
+    TtsSettings,
+    TurnDetectionSettings,
+    VadSettings,
+    VoiceConverterSettings,
+    WakeWordSettings,
+    WorkerKind,
+)
+from chatapi.settings.tables import (
     AudioDeviceSettings,
     FakeEngineSettings,
     HistorySettings,
     LimitSettings,
     LiveSettings,
-    LlmSettings,
     LogSettings,
-    RoleSettings,
     Settings,
     TraceSettings,
-    TtsSettings,
-    TurnDetectionSettings,
-    VadSettings,
-    WakeWordSettings,
-    WorkerKind,
 )
 
 __all__ = [
@@ -58,8 +69,10 @@ __all__ = [
     "OVERRIDE",
     "SYSTEM",
     "AsrSettings",
+    "AsrWebserviceSettings",
     "AudioDeviceSettings",
     "CTranslate2Settings",
+    "CommandSettings",
     "CoquiSettings",
     "FakeEngineSettings",
     "HistorySettings",
@@ -76,11 +89,14 @@ __all__ = [
     "RoleSettings",
     "ServerSettings",
     "Settings",
+    "SpeakerSettings",
     "Table",
+    "TorchServeSettings",
     "TraceSettings",
     "TtsSettings",
     "TurnDetectionSettings",
     "VadSettings",
+    "VoiceConverterSettings",
     "WakeWordSettings",
     "WhisperCppSettings",
     "WorkerKind",

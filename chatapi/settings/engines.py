@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, field_validator
 
 from chatapi.settings.network import Table
+
+LEAST_CONTEXT = 256
+"""Shortest context that can be set, in tokens."""
 
 
 class WhisperCppSettings(Table):
@@ -19,7 +22,7 @@ class WhisperCppSettings(Table):
 
 
 class CTranslate2Settings(Table):
-    """The CTranslate2 engine: Whisper on a CPU."""
+    """The CTranslate2 engine: Whisper on a CPU, or on an NVIDIA GPU."""
 
     slots: int = Field(2, ge=1, le=16)
     """Number of recordings, or parts of one, transcribed at once."""
@@ -30,24 +33,35 @@ class CTranslate2Settings(Table):
     beams: int = Field(5, ge=1, le=20)
     """Beam size: number of hypotheses followed at once; more are slower and more accurate."""
     compute: Literal["int8", "int8_float16", "float16", "float32"] = "int8"
-    """Compute type; those with float16 need a GPU."""
-    device: Literal["cpu", "cuda"] = "cpu"
-    """cpu or cuda; cuda needs CTranslate2 built with CUDA, and the CUDA libraries."""
+    """Compute type; those with float16 need a GPU, so that auto does not fall back to the CPU with them."""
+    device: Literal["auto", "cuda", "cpu"] = "auto"
+    """auto: the GPU if CTranslate2 sees one and it works, else the CPU; cuda needs CTranslate2 built with CUDA, and
+    cuBLAS of CUDA 12."""
 
 
 class LlamaCppSettings(Table):
     """The llama.cpp engine."""
 
     threads: int = Field(0, ge=0)
-    """Number of threads; 0: half the cores for decoding, all for reading a prompt, up to 8."""
-    context: int = Field(1536, ge=256)
-    """Context of each slot, in tokens: prompt and answer together."""
-    slots: int = Field(2, ge=1, le=64)
-    """Number of answers generated at once."""
+    """Number of threads; 0: all cores for reading a prompt, up to 8; as many for generation where there are at most 4,
+    else half of them."""
+    context: int = Field(0, le=1 << 24)
+    """Context, in tokens: prompt and answer together, at most what the model was trained for; 0: that, up to 16384, if
+    a quarter of the free memory holds it."""
+    slots: int = Field(8, ge=1, le=64)
+    """Number of answers generated at once; they share the memory of two full contexts."""
     gpu_layers: int = -1
     """Number of layers on the GPU, if there is one; -1: all that fit."""
-    kv_cache: Literal["q8_0", "f16"] = "q8_0"
-    """Type of the KV cache; q8_0 takes half the memory of f16."""
+    kv_cache: Literal["auto", "f16", "q8_0"] = "auto"
+    """Type of the KV cache; q8_0 takes half the memory of f16 and reads long prompts more slowly; auto: f16 where the
+    context fits the memory."""
+
+    @field_validator("context")
+    @classmethod
+    def _context(cls, value: int) -> int:
+        if 0 < value < LEAST_CONTEXT or value < 0:
+            raise ValueError(f"must be 0 or at least {LEAST_CONTEXT}")
+        return value
 
 
 class MlcSettings(Table):
@@ -88,8 +102,10 @@ class OnnxSettings(Table):
 class PiperSettings(Table):
     """The Piper engine."""
 
+    slots: int = Field(2, ge=1, le=16)
+    """Number of texts synthesized at once."""
     threads: int = Field(0, ge=0)
-    """Number of threads; 0: one per core, up to 4."""
+    """Number of threads for each text; 0: one per core, up to 4."""
     speed: float = Field(1.0, ge=0.25, le=4)
     """Speed of speech, relative to the voice's own; 1.2 is a fifth faster."""
 

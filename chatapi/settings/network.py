@@ -84,10 +84,7 @@ class WyomingSettings(Table):
     @field_validator("allow")
     @classmethod
     def _networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        wrong = [each for each in value if not _is_network(each)]
-        if wrong:
-            raise ValueError(f"must be networks such as 192.168.1.0/24; {wrong[0]!r} is not a network")
-        return value
+        return _checked_networks(value)
 
     @property
     def demanded(self) -> bool:
@@ -97,6 +94,93 @@ class WyomingSettings(Table):
         return any(
             getattr(self, name) != WyomingSettings.model_fields[name].default for name in ("host", "port", "socket")
         )
+
+
+class TorchServeSettings(Table):
+    """TorchServe's HTTP and gRPC interfaces, for its clients; each listens on a port of its own."""
+
+    enabled: bool = False
+    """Whether `chatapi serve` offers them; `chatapi serve --torchserve` does too."""
+    host: str = "127.0.0.1"
+    """Address to listen on; for other machines create keys first, or set `tokens`."""
+    inference_port: int = Field(8080, ge=0, le=65535)
+    """TCP port of the inference API; 0: a free one."""
+    management_port: int = Field(8081, ge=0, le=65535)
+    """TCP port of the management API; 0: a free one."""
+    metrics_port: int = Field(8082, ge=0, le=65535)
+    """TCP port of the metrics; 0: a free one."""
+    grpc: bool | None = None
+    """Whether to offer gRPC, which needs the extra torchserve; unset: if the extra is installed."""
+    grpc_inference_port: int = Field(7070, ge=0, le=65535)
+    """TCP port of the inference API over gRPC; 0: a free one."""
+    grpc_management_port: int = Field(7071, ge=0, le=65535)
+    """TCP port of the management API over gRPC; 0: a free one."""
+    config: Path | None = None
+    """TorchServe's config.properties; a setting of this table that differs from its default wins over it."""
+    tokens: bool | None = None
+    """Whether TorchServe's tokens are issued; unset: if the box has API keys, or other machines can connect. With
+    tokens or API keys every request needs one of them."""
+    token_minutes: float = Field(60, gt=0)
+    """Time after which a token expires, in minutes."""
+    key_file: Path | None = None
+    """File of the tokens in TorchServe's form; unset: key_file.json in the data directory. It is removed at the end."""
+    models: tuple[str, ...] = ()
+    """Models registered at the start, NAME=MODEL each, where MODEL is a model's name, or default for the one in use,
+    and all for every archive of the model store; empty: the model in use, by its own name."""
+    model_store: Path | None = None
+    """Folder with model archives (.mar) that clients may register; unset: archives are known by their names only."""
+    model_api: bool = False
+    """Whether clients may register and unregister models."""
+    response: Literal["text", "json"] = "text"
+    """Form of a prediction where the request does not ask for one: the transcript, or JSON with segments."""
+    workers: int = Field(0, ge=0, le=64)
+    """Workers of each model registered at the start, which are its transcriptions at once; 0: as many as the model's
+    engine runs."""
+    queue: int = Field(100, ge=0, le=10_000)
+    """Predictions of one model that may wait for a worker; one more is rejected."""
+    request_bytes: int = Field(160 << 20, ge=1024, le=4 << 30)
+    """Largest request, in bytes."""
+    response_bytes: int = Field(160 << 20, ge=1024, le=4 << 30)
+    """Largest prediction, in bytes."""
+    response_seconds: float = Field(0, ge=0)
+    """Longest duration of a prediction, in seconds; 0: only that of every transcription, which grows with the audio."""
+    logs: Path | None = None
+    """Folder for access_log.log and model_log.log, in TorchServe's form and without content; unset: none."""
+
+
+class AsrWebserviceSettings(Table):
+    """The API of whisper-asr-webservice, for programs that know only that. It has neither API keys nor encryption."""
+
+    enabled: bool = False
+    """Whether `chatapi serve` offers it. A server with API keys offers it to other machines only with `allow`."""
+    host: str = "127.0.0.1"
+    """Address to listen on; for other machines set `allow` too."""
+    port: int = Field(9000, ge=0, le=65535)
+    """TCP port to listen on; 0: a free one."""
+    allow: tuple[str, ...] = ()
+    """Networks that may connect, besides this machine, such as 192.168.1.0/24; empty: all."""
+    scope: Literal["transcribe"] = "transcribe"
+    """What clients may do."""
+    connections: int = Field(32, ge=1, le=1024)
+    """Largest number of requests at once; one more is rejected."""
+    connections_per_address: int = Field(16, ge=1, le=1024)
+    """Largest number of requests at once from one address other than this machine."""
+    request_bytes: int = Field(1 << 30, ge=1024, le=8 << 30)
+    """Largest request, in bytes; its file is kept on the disk."""
+    body_seconds: float = Field(600, gt=0)
+    """Time in which the whole body of a request must arrive, in seconds."""
+
+    @field_validator("allow")
+    @classmethod
+    def _networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return _checked_networks(value)
+
+
+def _checked_networks(value: tuple[str, ...]) -> tuple[str, ...]:
+    wrong = [each for each in value if not _is_network(each)]
+    if wrong:
+        raise ValueError(f"must be networks such as 192.168.1.0/24; {wrong[0]!r} is not a network")
+    return value
 
 
 def _is_network(text: str) -> bool:

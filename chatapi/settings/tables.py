@@ -19,15 +19,28 @@ from chatapi.settings.engines import (
     PiperSettings,
     WhisperCppSettings,
 )
-from chatapi.settings.network import LIVE, ServerSettings, Table, WyomingSettings
+from chatapi.settings.network import (
+    LIVE,
+    AsrWebserviceSettings,
+    ServerSettings,
+    Table,
+    TorchServeSettings,
+    WyomingSettings,
+)
+from chatapi.settings.roles import (
+    AsrSettings,
+    CommandSettings,
+    LlmSettings,
+    SpeakerSettings,
+    TtsSettings,
+    TurnDetectionSettings,
+    VadSettings,
+    VoiceConverterSettings,
+    WakeWordSettings,
+)
+from chatapi.settings.services import CaptionSettings, NotifySettings, known_events
 
 AnyTable = TypeVar("AnyTable", bound=Table)
-
-SYSTEM = (
-    "You are a friendly voice assistant. Your words are spoken aloud, so answer in one to three short, plain "
-    "sentences, without lists, headings, symbols or emoji. If you do not know, say so."
-)
-TEXT_SYSTEM = "You are a helpful assistant. If you do not know something, say so."
 
 
 class LimitSettings(Table):
@@ -44,9 +57,17 @@ class LimitSettings(Table):
     file_seconds: float = Field(4 * 3600, gt=0, json_schema_extra=LIVE)
     """Longest recording transcribed over HTTP, in seconds; `chatapi transcribe` has no limit."""
     prompt_chars: int = Field(8000, ge=1)
-    """Longest prompt, in characters."""
-    concurrent: int = Field(4, ge=1)
-    """Number of turns processed at once; half as many recordings longer than the audio of a turn."""
+    """Longest prompt of `/completion`, and longest text that is synthesized, in characters."""
+    system_chars: int = Field(32_000, ge=1)
+    """Longest system prompt of a request, in characters."""
+    tools_chars: int = Field(64_000, ge=1)
+    """Longest description of all tools of a request together, and longest JSON schema of an answer, in characters."""
+    message_chars: int = Field(32_000, ge=1)
+    """Longest message of a conversation that a client sends, and longest result of a tool, in characters."""
+    messages_chars: int = Field(128_000, ge=1)
+    """Longest conversation that a client sends, with its tools, in characters. The model's context limits it too."""
+    concurrent: int = Field(8, ge=1)
+    """Number of turns processed at once; a quarter as many recordings longer than the audio of a turn."""
     queue: int = Field(16, ge=0)
     """Number of turns that may wait; one more is rejected with 503."""
     turn_seconds: float = Field(120, gt=0, json_schema_extra=LIVE)
@@ -54,58 +75,6 @@ class LimitSettings(Table):
     step_seconds: float = Field(30, gt=0)
     """Time without progress after which an engine is stuck and rebuilt, in seconds; it passes at a quarter of its speed
     while the machine's processors are saturated."""
-
-
-WorkerKind = Literal["thread", "process"]
-"""Where an engine runs."""
-
-
-class RoleSettings(Table):
-    """A role: its engine and its model. A table may also have `idle_seconds` and `worker`."""
-
-    engine: str
-    model: str = "auto"
-    """A model's name, or auto: the best that is installed."""
-
-
-class VadSettings(RoleSettings):
-    """Voice activity detection."""
-
-    engine: str = "auto"
-    """silero_onnx, silero, or auto: silero_onnx when its model is installed; it is many times as fast."""
-    model: str = "auto"
-    """A model's name, or auto."""
-    threshold: float = Field(0.5, gt=0, lt=1)
-    """Speech probability from which a frame counts as speech (0 to 1)."""
-    min_speech_ms: int = Field(96, ge=0)
-    """Shortest speech; shorter sounds are ignored; in milliseconds."""
-    pad_ms: int = Field(200, ge=0)
-    """Audio kept before and after speech, in milliseconds."""
-
-
-class WakeWordSettings(RoleSettings):
-    """The wake word; used where audio_device.mode is wake_word."""
-
-    engine: str = "pymicro_wakeword"
-    model: str = "auto"
-    """The wake word's name (okay_nabu, hey_jarvis, hey_mycroft, alexa), or auto: the best that is installed."""
-    threshold: float | None = Field(None, gt=0, lt=1)
-    """Probability from which the wake word is detected (0 to 1); a lower value detects it more readily, with more false
-    detections; unset: the model's own."""
-
-
-class TurnDetectionSettings(RoleSettings):
-    """End-of-turn detection; used in live conversation."""
-
-    engine: str = "smart_turn"
-    model: str = "auto"
-    """A model's name, or auto."""
-    idle_seconds: float = Field(0, ge=0)
-    """Time without use after which the model is unloaded, in seconds; the next request waits while it loads; 0:
-    never."""
-    worker: WorkerKind = "thread"
-    """thread: the engine runs on threads of chatapi; process: in a child process, whose crash costs only the calls in
-    flight, and which is killed when it is stuck. An engine that asks another server always runs on threads."""
 
 
 class LiveSettings(Table):
@@ -127,65 +96,6 @@ class LiveSettings(Table):
     """Speech without a pause after which a new partial transcript is made, in milliseconds."""
     idle_seconds: float = Field(600, gt=1)
     """Time after which a session that receives neither audio nor events is closed, in seconds."""
-
-
-class AsrSettings(RoleSettings):
-    """Speech recognition."""
-
-    engine: str = "auto"
-    """ctranslate2, whisper_cpp, or auto: the engine of the named model; with no named model, ctranslate2 on a CPU and
-    whisper_cpp on a board with a GPU, if they are installed."""
-    model: str = "auto"
-    """A model's name, or auto: the best that is installed and fits the memory."""
-    language: str = "auto"
-    """ISO 639-1 code of the default language, or auto: detected."""
-    idle_seconds: float = Field(0, ge=0)
-    """Time without use after which the model is unloaded, in seconds; the next request waits while it loads; 0:
-    never."""
-    worker: WorkerKind = "thread"
-    """thread: the engine runs on threads of chatapi; process: in a child process, whose crash costs only the calls in
-    flight, and which is killed when it is stuck. An engine that asks another server always runs on threads."""
-
-
-class LlmSettings(RoleSettings):
-    """The language model."""
-
-    engine: str = "auto"
-    """llama_cpp, mlc, openai_upstream, or auto: the engine of the named model; with no named model, mlc when a model
-    compiled for this board fits the memory, else llama_cpp."""
-    model: str = "auto"
-    """A model's name, or auto: the best that is installed and fits the memory."""
-    system_prompt: str = Field(SYSTEM, max_length=20_000, json_schema_extra=LIVE)
-    """System prompt of every conversation, and of spoken answers under /v1 where the request has none."""
-    text_system_prompt: str = Field(TEXT_SYSTEM, max_length=20_000, json_schema_extra=LIVE)
-    """System prompt of written answers under /v1 where the request has none; empty: none."""
-    max_tokens: int = Field(200, ge=1, json_schema_extra=LIVE)
-    """Longest answer of a conversation, in tokens, unless the request sets another limit; under /v1 the context and the
-    turn's time limit an answer."""
-    temperature: float = Field(0.3, ge=0, le=2, json_schema_extra=LIVE)
-    """Sampling temperature (0 to 2); 0: always the most likely token."""
-    no_answer: str = Field("I am sorry, I have no answer to that.", min_length=1, json_schema_extra=LIVE)
-    """Answer when the model generates no text, so that there is never only silence."""
-    idle_seconds: float = Field(0, ge=0)
-    """Time without use after which the model is unloaded, in seconds; the next request waits while it loads; 0:
-    never."""
-    worker: WorkerKind = "thread"
-    """thread: the engine runs on threads of chatapi; process: in a child process, whose crash costs only the calls in
-    flight, and which is killed when it is stuck. An engine that asks another server always runs on threads."""
-
-
-class TtsSettings(RoleSettings):
-    """Speech synthesis."""
-
-    engine: str = "piper"
-    model: str = "auto"
-    """The default voice's name, or auto: the best that is installed."""
-    idle_seconds: float = Field(0, ge=0)
-    """Time without use after which the model is unloaded, in seconds; the next request waits while it loads; 0:
-    never."""
-    worker: WorkerKind = "thread"
-    """thread: the engine runs on threads of chatapi; process: in a child process, whose crash costs only the calls in
-    flight, and which is killed when it is stuck. An engine that asks another server always runs on threads."""
 
 
 class AudioDeviceSettings(Table):
@@ -231,6 +141,34 @@ class JobSettings(Table):
 
     concurrent: int = Field(1, ge=1, le=16)
     """Number of bulk jobs that a server runs at once; beside them it runs one training."""
+    keep_days: float = Field(30, gt=0)
+    """Time for which a job that has ended is kept with its results, and one that a command left interrupted, in
+    days."""
+    max_finished: int = Field(200, ge=1)
+    """Largest number of jobs that have ended and are kept; beyond it the oldest is deleted with its results."""
+    max_unfinished: int = Field(100, ge=1)
+    """Largest number of jobs that are queued, running or paused; one more is rejected with 503. Those that a command
+    left interrupted do not count."""
+    max_per_key: int = Field(50, ge=1)
+    """Largest number of these, and of unfinished uploads, that belong to one API key; one more is rejected with 503."""
+
+
+class TranscriptionSettings(Table):
+    """Transcription jobs: recordings of any length, from an upload or a URL."""
+
+    upload_bytes: int = Field(2 << 30, ge=1024)
+    """Largest recording that is uploaded or fetched, in bytes; it is written to the data directory as it arrives."""
+    upload_seconds: float = Field(3600, gt=0)
+    """Longest time in which one request uploads a recording, or in which it is fetched, in seconds."""
+    max_seconds: float = Field(24 * 3600, gt=0)
+    """Longest recording of a job, in seconds; `chatapi transcribe` without a server has no limit."""
+    private_urls: bool = False
+    """Whether recordings are also fetched from this machine and from private networks."""
+    pages: bool = False
+    """Whether a URL may be a web page with a recording, which yt-dlp reads; it needs the extra yt-dlp. `chatapi
+    transcribe` without a server always reads pages where it is installed."""
+    keep_audio: bool = True
+    """Whether a copy of an uploaded or fetched recording is kept for playback as long as its result, 22 MB an hour."""
 
 
 class WebhookSettings(Table):
@@ -248,11 +186,15 @@ class WebhookSettings(Table):
     @field_validator("events")
     @classmethod
     def _events(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        known = [f"job.{state}" for state in ("queued", "running", "paused", "cancelled", "failed", "done")]
-        wrong = [each for each in value if each not in known]
-        if wrong:
-            raise ValueError(f"must be of {', '.join(known)}; {wrong[0]!r} is no event")
-        return value
+        return known_events(value)
+
+
+class StorageSettings(Table):
+    """Where artifacts are stored."""
+
+    artifacts: str = Field("", max_length=1000)
+    """URL of a folder or an object store for artifacts, such as s3://bucket/folder, whose credentials come from the
+    environment; empty: none. It needs the extra object_store."""
 
 
 class LogSettings(Table):
@@ -288,6 +230,9 @@ class Settings(Table):
     vad: VadSettings = VadSettings()
     wake_word: WakeWordSettings = WakeWordSettings()
     turn_detection: TurnDetectionSettings = TurnDetectionSettings()
+    speaker: SpeakerSettings = SpeakerSettings()
+    voice_converter: VoiceConverterSettings = VoiceConverterSettings()
+    command: CommandSettings = CommandSettings()
     live: LiveSettings = LiveSettings()
     asr: AsrSettings = AsrSettings()
     llm: LlmSettings = LlmSettings()
@@ -302,10 +247,16 @@ class Settings(Table):
     coqui: CoquiSettings = CoquiSettings()
     audio_device: AudioDeviceSettings = AudioDeviceSettings()
     wyoming: WyomingSettings = WyomingSettings()
+    torchserve: TorchServeSettings = TorchServeSettings()
+    asr_webservice: AsrWebserviceSettings = AsrWebserviceSettings()
     fake: FakeEngineSettings = FakeEngineSettings()
     history: HistorySettings = HistorySettings()
     jobs: JobSettings = JobSettings()
+    transcription: TranscriptionSettings = TranscriptionSettings()
+    captions: CaptionSettings = CaptionSettings()
     webhook: WebhookSettings = WebhookSettings()
+    notify: NotifySettings = NotifySettings()
+    storage: StorageSettings = StorageSettings()
     log: LogSettings = LogSettings()
     trace: TraceSettings = TraceSettings()
 

@@ -19,8 +19,10 @@ PRIVATE = (
     "keys-used.json",
     ".keys.lock",
     "local-*.key",
+    "key_file.json",
     "audit.log*",
     "certificates/*.pem",
+    "voices/*/*",
 )
 """Files with conversations, jobs, keys and names of clients; others may read models."""
 
@@ -47,6 +49,11 @@ class DataDirectory:
         return self.root / "jobs"
 
     @property
+    def voices(self) -> Path:
+        """The voices for voice conversion, one folder per voice, named by its id."""
+        return self.root / "voices"
+
+    @property
     def models(self) -> Path:
         """The installed models, one folder per model, named as its manifest."""
         return self.root / "models"
@@ -58,6 +65,10 @@ class DataDirectory:
     def partial_model(self, name: str) -> Path:
         """The folder of a model that is being fetched."""
         return self.models / ".partial" / name
+
+    def importing(self, name: str) -> Path:
+        """The folder of a model that is being converted from a checkpoint."""
+        return self.models / ".importing" / name
 
     @property
     def models_lock(self) -> Path:
@@ -112,6 +123,11 @@ class DataDirectory:
         yield from self.root.glob("local-*.key")
 
     @property
+    def torchserve_tokens(self) -> Path:
+        """The tokens of the TorchServe interface, in TorchServe's form; it exists while the server runs."""
+        return self.root / "key_file.json"
+
+    @property
     def overrides(self) -> Path:
         """The overrides of settings, one dotted key a line."""
         return self.root / "overrides.toml"
@@ -125,6 +141,11 @@ class DataDirectory:
     def accepted_servers(self) -> Path:
         """The fingerprints of the servers that this machine accepted as a client."""
         return self.root / "boxes.json"
+
+    @property
+    def server_jobs(self) -> Path:
+        """The folder of the jobs that `chatapi transcribe --server` began and whose transcripts are to come."""
+        return self.root / "server-jobs"
 
     @property
     def certificates(self) -> Path:
@@ -155,6 +176,11 @@ class DataDirectory:
     def bench_picture(self) -> Path:
         """The timelines of the last live benchmark, as SVG."""
         return self.root / "bench" / "live.svg"
+
+    @property
+    def bench_budget(self) -> Path:
+        """Where the latency of the last live benchmark went, as SVG."""
+        return self.root / "bench" / "live-budget.svg"
 
     def private(self) -> Iterator[Path]:
         """The folders and files that only their owner may read, the folders first; a link to the root is followed."""

@@ -31,6 +31,11 @@ def applied(sources: Loaded) -> Loaded:
         return replace(sources, warnings=(*sources.warnings, warning))
 
 
+def preview(loaded: Loaded, changes: Mapping[str, Any]) -> Loaded:
+    """The settings that `change` would return, without storing anything. Raises SettingsError naming the key."""
+    return _changed(loaded, changes)[1]
+
+
 def change(loaded: Loaded, changes: Mapping[str, Any]) -> Loaded:
     """Store overrides (dotted key -> value; None removes one) and return the settings with them.
 
@@ -40,17 +45,23 @@ def change(loaded: Loaded, changes: Mapping[str, Any]) -> Loaded:
         _require_changeable(key)
     data = loaded.settings.data
     with _locked(data):
-        file = DataDirectory(data).overrides
-        kept = {key: value for key, value in _readable(file).items() if key not in changes}
-        new = {key: value for key, value in changes.items() if value is not None}
-        # An override under a --set is hidden by it, and must be valid all the same.
-        below = replace(loaded, entries=tuple(entry for entry in loaded.entries if entry[2] != settings.COMMAND))
-        valid = settings.overlaid(below, {**kept, **new}).settings
-        after = settings.overlaid(loaded, {**kept, **new})
-        lines = [f"{key} = {_toml(settings.at(valid, key))}\n" for key in sorted({**kept, **new})]
+        lines, after = _changed(loaded, changes)
         with atomic_files.writing(data):
-            atomic_files.write_whole(file, HEAD + "".join(lines), private=True)
+            atomic_files.write_whole(DataDirectory(data).overrides, HEAD + "".join(lines), private=True)
     return after
+
+
+def _changed(loaded: Loaded, changes: Mapping[str, Any]) -> tuple[list[str], Loaded]:
+    """The lines of the file after these changes, and the settings with them."""
+    for key in changes:
+        _require_changeable(key)
+    kept = _readable(DataDirectory(loaded.settings.data).overrides)
+    stored = {key: value for key, value in {**kept, **changes}.items() if value is not None}
+    # An override under a --set is hidden by it, and must be valid all the same.
+    below = replace(loaded, entries=tuple(entry for entry in loaded.entries if entry[2] != settings.COMMAND))
+    valid = settings.overlaid(below, stored).settings
+    lines = [f"{key} = {_toml(settings.at(valid, key))}\n" for key in sorted(stored)]
+    return lines, settings.overlaid(loaded, stored)
 
 
 def _require_changeable(key: str) -> None:

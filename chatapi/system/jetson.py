@@ -11,6 +11,9 @@ CHIPS = {"tegra234": ("Orin", "sm_87"), "tegra264": ("Thor", "sm_110")}
 """Device-tree name of a chip -> its family, and CUDA's name of its GPU (NVIDIA's list of CUDA GPUs)."""
 CUDA_OF_L4T = {36: (12, 6), 38: (13, 0), 39: (13, 2)}
 """Major version of L4T -> the CUDA version of its JetPack."""
+ALLOCATOR_FAULT, ALLOCATOR_FIXED = (36, 4, 7), (36, 5)
+"""Releases of L4T from and before which large allocations of CUDA fail, from about 3 GB on, although memory is free: a
+security fix in NvMap rejects them. Fixed issue 5602402 of the release notes of Jetson Linux 36.5."""
 COPY = "run/board/device-tree"
 """Path of the copy of the device tree in a container."""
 
@@ -36,6 +39,19 @@ class JetsonBoard:
     def family(self) -> str:
         """Family of the chip, such as Orin; empty for a chip not in `CHIPS`."""
         return CHIPS.get(self.chip, ("", ""))[0]
+
+    @property
+    def fault(self) -> str:
+        """A known fault of the board's L4T with its remedy; empty: none."""
+        if not ALLOCATOR_FAULT <= self.l4t < ALLOCATOR_FIXED:
+            return ""
+        release = ".".join(map(str, self.l4t))
+        return (
+            f"L4T r{release} fails to allocate large blocks of GPU memory (NvMapMemAllocInternalTagged, error 12), so "
+            "that models of more than about 3 GB may not load: update to r36.5 (JetPack 6.2.2): write r36.5 for r36.4 "
+            "in /etc/apt/sources.list.d/nvidia-l4t-apt-source.list, then sudo apt update, sudo apt dist-upgrade, and "
+            "restart; until then a smaller model loads"
+        )
 
 
 def find(root: Path = Path("/")) -> JetsonBoard | None:

@@ -6,6 +6,7 @@ Run `python3 containers/monitoring/dashboard.py`.
 
 from __future__ import annotations
 
+import argparse
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -140,6 +141,7 @@ ROWS: dict[str, tuple[Panel, ...]] = {
             ("sum by (engine) (chatapi_engine_load_seconds_sum{@}) "
              "/ sum by (engine) (chatapi_engine_load_seconds_count{@})", "{{engine}} load time, s"),
         )),
+        Panel("Models in use", (("sum by (engine, model) (chatapi_engine_model{@})", "{{engine}}: {{model}}"),)),
     ),
     "Jobs": (
         Panel("Jobs", (("sum by (state, kind) (chatapi_jobs{@})", "{{kind}} {{state}}"),)),
@@ -291,5 +293,6 @@ def text() -> str:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__).parse_args()
     TARGET.parent.mkdir(parents=True, exist_ok=True)
     TARGET.write_text(text(), encoding="utf-8")

@@ -68,7 +68,8 @@ def engines(folder: Path) -> None:
     platforms = [f"--platform=manylinux_2_{minor}_aarch64" for minor in GLIBC] + ["--platform=manylinux2014_aarch64"]
     options = [f"--python-version={PYTHON}", "--implementation=cp", "--only-binary=:all:", *platforms]
     pinned = f"--constraint={ROOT / 'constraints.txt'}"
-    subprocess.run([*pip, "install", f"--target={packages}", *options, pinned, f"{wheel}[engines]"], check=True)
+    wanted = f"{wheel}[engines,torchserve]"
+    subprocess.run([*pip, "install", f"--target={packages}", *options, pinned, wanted], check=True)
     wheel.unlink()
     (folder / "system").mkdir()
     (folder / "chatapi").mkdir()

@@ -38,9 +38,12 @@ async def test_server_on_a_virtual_sound_card_is_measured(
     sound_card: SoundCard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sound_card.kill()
-    monkeypatch.setattr(devices, "DEVICE_FAULTS", 2)
-    monkeypatch.setattr(devices, "KILLS", 1)
+    # A busy machine is slow: all waits end with what they wait for, so that they may be long.
+    patient = {"AWAY": 60, "PATIENCE": 60, "HEARING": 5, "SPEAKING": 5}
+    for name, value in {"DEVICE_FAULTS": 2, "KILLS": 1, **patient}.items():
+        monkeypatch.setattr(devices, name, value)
     found = await rows()
+    assert {"times back, of 3", "times reported by /health, of 3"} <= found.keys()
     assert found["times back, of 3"].value == found["times reported by /health, of 3"].value == 3
     assert found["threads more than before"].met and found["file descriptors more than before"].met
     assert 0 < found["return of a device to sound, median"].value <= found["return of a device to sound, worst"].value

@@ -38,7 +38,7 @@ class InstalledServer:
 
     def set(self, **more: str) -> None:
         """Writes its settings; they apply at the next start."""
-        roles = ("vad", "wake_word", "turn_detection", "asr", "llm", "tts")
+        roles = ("vad", "wake_word", "turn_detection", "asr", "llm", "tts", "speaker", "command")
         given = {**{f"{role}_engine": "fake" for role in roles}, "server_port": str(self.port), **more}
         lines = [f"CHATAPI_{name.upper()}={value}" for name, value in given.items()]
         self.machine.write("/etc/chatapi/environment", "\n".join(lines) + "\n", 0o640)

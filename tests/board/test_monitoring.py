@@ -22,17 +22,21 @@ import pytest
 import yaml
 
 import fake_jetson
+import reading_engine
 from chatapi import settings
 from chatapi.audio import RATE, Audio, wav
-from chatapi.engines import PromptMessage, Sampling
+from chatapi.engines import PromptMessage, Sampling, registry
 from chatapi.engines.registry import load
 from chatapi.jobs import JobRequest, JobStore
 from chatapi.observability.metrics import Metrics
 from chatapi.settings import MlcSettings, Settings
 from conftest import FAKE_ENGINES, RunningServer, serving, tone
+from fake_plugins import plug_ins_in
 from mlc_model import compiled_model, mlc_llm
 from paths import ROOT
+from reading_engine import add_model
 from realtime_client import SERVER_VAD, silence, speech, talking
+from running_interface import running_jobs
 from test_metrics import FakeAudioDevice
 
 MONITORING = ROOT / "containers/monitoring"
@@ -42,6 +46,7 @@ DASHBOARD: dict[str, Any] = json.loads((MONITORING / "grafana/dashboards/chatapi
 PANELS = [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]
 RULES = [rule for group in yaml.safe_load((MONITORING / "alerts.yml").read_text())["groups"] for rule in group["rules"]]
 KEY = "the server's own key"
+READING = ("llm.engine=reading", "llm.model=one")
 # Nobody listens there; what is not delivered is counted.
 WEBHOOK = ("webhook.url=http://127.0.0.1:9", "webhook.private=true", f"webhook.secret=whsec_{'A' * 43}=")
 needs_prometheus = pytest.mark.skipif(
@@ -152,22 +157,24 @@ def mlc_engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
         engine.close()
 
 
-@contextmanager
-def running_jobs(server: RunningServer) -> Iterator[None]:
-    """Runs the server's jobs, as `chatapi serve` does."""
-    running = server.portal.start_task_soon(server.appliance.jobs.run)
-    try:
+@pytest.fixture(scope="module")
+def reading(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """An LLM with a model, which fake engines do not have."""
+    with pytest.MonkeyPatch.context() as patch:
+        reading_engine.install(plug_ins_in(tmp_path_factory.mktemp("plugged") / "in", patch))
         yield
-    finally:
-        running.cancel()
+    registry.reset()
 
 
 @pytest.fixture(scope="module")
-def prometheus_with_data(tmp_path_factory: pytest.TempPathFactory, mlc_engine: Any) -> Iterator[PrometheusClient]:
+def prometheus_with_data(
+    tmp_path_factory: pytest.TempPathFactory, mlc_engine: Any, reading: None
+) -> Iterator[PrometheusClient]:
     """A Prometheus that scraped a server under load on a simulated Jetson for a while."""
     folder = tmp_path_factory.mktemp("watched")
-    data = tmp_path_factory.mktemp("data")
-    given = [*FAKE_ENGINES, f"data={data}", f"server.api_key={KEY}", *WEBHOOK]
+    data = tmp_path_factory.mktemp("data") / "data"
+    add_model(data, "one", "uno")
+    given = [*FAKE_ENGINES, *READING, f"data={data}", f"server.api_key={KEY}", *WEBHOOK]
     chosen = settings.load(given, environ={}).settings
     with closing(JobStore(data)) as store:
         store.add(JobRequest("work"))

@@ -71,11 +71,10 @@ def configured(folder: Path, l4t: int, monkeypatch: pytest.MonkeyPatch) -> dict[
 def pins() -> dict[str, str]:
     """The versions in constraints.txt, by package name."""
     lines = (ROOT / "constraints.txt").read_text().splitlines()
-    # Pins for a newer Python do not apply to a Jetson.
-    pinned = [
-        line.partition(";")[0].strip() for line in lines if "==" in line and 'python_version >= "3.14"' not in line
-    ]
-    return dict(line.lower().split("==") for line in pinned)
+    wanted = [Requirement(line) for line in lines if "==" in line]
+    # The Python of JetPack 6.
+    applied = [each for each in wanted if each.marker is None or each.marker.evaluate({"python_version": "3.10"})]
+    return {each.name.lower(): str(each.specifier).removeprefix("==") for each in applied}
 
 
 @pytest.fixture(params=PACKAGES, ids=lambda path: path.name)
@@ -188,7 +187,7 @@ def test_scripts_pass_shellcheck() -> None:
     assert found.returncode == 0, found.stdout
 
 
-@pytest.mark.parametrize("service", ["cpu", "jetson"])
+@pytest.mark.parametrize("service", ["cpu", "cuda", "jetson"])
 def test_compose_services_have_least_privilege(service: str) -> None:
     composed = yaml.safe_load((ROOT / "containers/compose.yaml").read_text())["services"][service]
     assert composed["read_only"] is True and composed["cap_drop"] == ["ALL"]
@@ -199,5 +198,8 @@ def test_compose_services_have_least_privilege(service: str) -> None:
     assert {volume.split(":")[1] for volume in written} <= {"/data", "/run/jtop.sock"}
     # No port is open to the network by default.
     assert all(port.startswith("127.0.0.1:") for port in composed.get("ports", []))
+    if service == "cuda":
+        [gpu] = composed["deploy"]["resources"]["reservations"]["devices"]
+        assert (gpu["driver"], gpu["capabilities"]) == ("nvidia", ["gpu"])
     if service == "jetson":
         assert composed["environment"]["CHATAPI_SERVER_HOST"] is None and composed["runtime"] == "nvidia"

@@ -80,7 +80,7 @@ def serving(folder: Path, *settings: str, until: str = "ready") -> Iterator[Runn
         ) as process,
     ):
         # Kills a server that hangs, so that reading its output ends.
-        watch = threading.Timer(60, process.kill)
+        watch = threading.Timer(300, process.kill)
         watch.start()
         try:
             url = _address(process, until, folder / "log")

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from selenium import webdriver
+from selenium.common.exceptions import NoSuchElementException, StaleElementReferenceException
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
@@ -29,6 +30,12 @@ LISTENER = """
 """
 """Records the loudest playback, and violations of the content policy."""
 
+STATES = """
+    const state = document.getElementById('live-state');
+    window.states = [];
+    new MutationObserver(() => window.states.push(state.textContent)).observe(state, {childList: true});
+"""
+
 
 class Page:
     """A browser with the page open."""
@@ -43,7 +50,7 @@ class Page:
         self.driver.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": LISTENER})
         # The page polls the server, and tests stop servers.
         refused = r"/v1/realtime\S* failed: Error in connection establishment: net::ERR_CONNECTION_REFUSED"
-        self._allowed: list[str] = [r"/ready - Failed to load resource: net::ERR_", refused]
+        self._allowed: list[str] = [r"/(ready|jobs\S*) - Failed to load resource: net::ERR_", refused]
 
     def open(self, url: str, ready: bool = True) -> None:
         self.driver.get(url)
@@ -67,11 +74,22 @@ class Page:
         return self.one(selector).text
 
     def wait(self, condition: Callable[[], Any], what: str = "") -> Any:
-        return WebDriverWait(self.driver, TIMEOUT, poll_frequency=0.05).until(lambda _: condition(), what)
+        # The page may replace an element between its search and its use.
+        absent = (NoSuchElementException, StaleElementReferenceException)
+        waiting = WebDriverWait(self.driver, TIMEOUT, poll_frequency=0.05, ignored_exceptions=absent)
+        return waiting.until(lambda _: condition(), what)
 
     def wait_for(self, selector: str, count: int = 1) -> WebElement:
         """The last of at least so many elements."""
         return self.wait(lambda: (found := self.all(selector))[count - 1 :] and found[-1], f"no {count} {selector}")
+
+    def remember_states(self) -> None:
+        """Has the page remember the states of a live conversation, some of which end before a driver sees them."""
+        self.run(STATES)
+
+    def states(self) -> list[str]:
+        """The texts of the states since `remember_states`."""
+        return list(self.run("return window.states"))
 
     def run(self, script: str, *arguments: Any) -> Any:
         return self.driver.execute_script(script, *arguments)

@@ -93,8 +93,9 @@ def test_live_conversation_is_continued_by_typing(live: Any, server: str) -> Non
 def test_dock_shows_the_state_and_escape_ends_the_conversation(live: Any) -> None:
     assert live.run("return document.activeElement.id") == "live"
     assert not live.one("#composer").is_displayed()
+    live.remember_states()
     for words in ("Hearing you", "Speaking", "Listening"):
-        live.wait(lambda words=words: live.text("#live-state") == words, words)
+        live.wait(lambda words=words: words in live.states(), words)
     live.wait(lambda: int(live.one("#live-meter").get_attribute("aria-valuenow")) > 20, "the meter shows nothing")
     live.key(ESCAPE)
     live.wait(lambda: live.one("#composer").is_displayed())
@@ -169,16 +170,27 @@ def test_api_key_that_becomes_required_is_prompted_for(serve: Serve, browse: Bro
         page.answered()
 
 
+PATIENT = """
+    const later = window.setTimeout;
+    window.setTimeout = (what, milliseconds, ...more) =>
+        later(what, milliseconds === 8000 ? 60_000 : milliseconds, ...more);
+"""
+"""Lengthens the last delays before the page gives up, because a server starts slowly on a busy machine."""
+
+
 def test_page_reconnects_to_a_restarted_server(serve: Serve, browse: Browse, turns: Path, tmp_path: Path) -> None:
     data = f"data={tmp_path / 'kept'}"
     with serve(data) as server:
-        page = browse(server.url, GRANTED, microphone=turns)
+        page = browse("about:blank", GRANTED, microphone=turns, ready=False)
+        page.devtools("Page.addScriptToEvaluateOnNewDocument", source=PATIENT)
+        page.open(server.url)
         page.allow_messages("WebSocket connection", "net::ERR_", "/ready - .*503")
         talk(page)
         page.answered()
         before = conversation(page)
+        page.remember_states()
         server.kill()
-        page.wait(lambda: "Reconnecting (1 of 6)" in page.text("#live-state"))
+        page.wait(lambda: "Reconnecting (1 of 6)" in page.states(), "never reconnecting")
     count = len(page.all(".answer:has(.timeline)"))
     with serve(data, f"server.port={server.url.rsplit(':')[-1]}"):
         page.answered(count + 1)
@@ -241,10 +253,13 @@ TRACKS = """
 
 
 def test_dock_shows_that_models_load(serve: Serve, browse: Browse, turns: Path) -> None:
+    page = browse("about:blank", GRANTED, microphone=turns, ready=False)
+    page.allow_messages("503")
     with serve("fake.delay=0.15", until="listening") as server:
-        page = browse(server.url, GRANTED, microphone=turns, ready=False)
-        page.allow_messages("503")
+        page.open(server.url, ready=False)
         page.wait_for("#status[data-state=warming]")
+        page.remember_states()
         page.press("#talk")
-        assert page.wait(lambda: page.text("#live-state")) in ("Opening the microphone", "Connecting")
+        states = page.wait(page.states)
+        assert states[0] in ("Opening the microphone", "Connecting")
         state(page, "listening", "hearing")

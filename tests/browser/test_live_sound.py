@@ -31,6 +31,11 @@ FAKE_WEBSOCKET = """
             if (event.type === 'session.update') this.emit({type: 'session.updated', session: event.session});
             const shown = document.querySelector('.answer .text')?.textContent;
             if (event.type !== 'input_audio_buffer.append') window.sent.push({...event, shown});
+            if (event.audio_end_ms > window.due?.milliseconds) {
+                const events = window.due.events;
+                window.due = null;
+                for (const each of events) this.emit(each);
+            }
         }
         close() { this.readyState = 3; }
     };
@@ -74,6 +79,10 @@ class FakeRealtimeServer:
         events = self.page.run("return window.sent.filter((event) => event.type === 'chatapi.played')")
         return [(event["audio_end_ms"], event["shown"].split()) for event in events]
 
+    def emit_when_played(self, milliseconds: int, *events: dict[str, Any]) -> None:
+        """Emits the events when the page reports more than this position, which a driver may see too late."""
+        self.page.run("window.due = {milliseconds: arguments[0], events: arguments[1]}", milliseconds, events)
+
     def played(self) -> int:
         """The last reported playback position, in milliseconds."""
         return (self.progress() or [(0, [])])[-1][0]
@@ -109,10 +118,9 @@ def test_captions_follow_the_playback(realtime_server: FakeRealtimeServer) -> No
 
 def test_pause_and_resume_are_exact_to_the_sample(realtime_server: FakeRealtimeServer) -> None:
     realtime_server.user_turn()
+    realtime_server.emit_when_played(400, {"type": "chatapi.output_audio.paused"})
     realtime_server.answer()
-    realtime_server.page.wait(lambda: realtime_server.played() > 400)
-    realtime_server.emit("chatapi.output_audio.paused")
-    assert realtime_server.page.text("#live-state") == "Paused"
+    realtime_server.page.wait(lambda: realtime_server.page.text("#live-state") == "Paused")
     sent = realtime_server.page.run(
         "return new Promise((resolve) => setTimeout(() => resolve(window.sent.length), 400))"
         ".then((before) => new Promise((resolve) => setTimeout(() => resolve(window.sent.length - before), 500)))"
@@ -129,10 +137,10 @@ def test_pause_and_resume_are_exact_to_the_sample(realtime_server: FakeRealtimeS
 
 def test_barge_in_keeps_the_played_part(realtime_server: FakeRealtimeServer) -> None:
     realtime_server.user_turn()
+    against = {"type": "input_audio_buffer.speech_started", "item_id": "against"}
+    realtime_server.emit_when_played(800, {"type": "chatapi.output_audio.paused"}, against)
     realtime_server.answer(4.0)
-    realtime_server.page.wait(lambda: realtime_server.played() > 800)
-    realtime_server.emit("chatapi.output_audio.paused")
-    realtime_server.emit("input_audio_buffer.speech_started", item_id="against")
+    realtime_server.page.wait(lambda: realtime_server.page.text("#live-state") == "Hearing you")
     realtime_server.done("cancelled", reason="turn_detected")
     words = realtime_server.shown()
     assert words[-1] == "—" and words[:-1] == WORDS.split()[: len(words) - 1] and len(words) < 8
@@ -172,7 +180,7 @@ def test_failed_response_is_reported(realtime_server: FakeRealtimeServer) -> Non
 
 def test_end_during_a_response_reports_playback_and_keeps_the_conversation(realtime_server: FakeRealtimeServer) -> None:
     realtime_server.user_turn()
-    realtime_server.answer()
+    realtime_server.answer(20.0)
     realtime_server.page.wait(lambda: realtime_server.played() > 300)
     realtime_server.page.press("#live-end")
     assert realtime_server.page.run("return window.sent.at(-1).type") == "output_audio_buffer.clear"
@@ -202,9 +210,10 @@ def test_playback_continues_in_a_hidden_tab(realtime_server: FakeRealtimeServer)
 
 def test_loading_server_is_retried(realtime_server: FakeRealtimeServer) -> None:
     error = {"type": "server_error", "code": "not_ready", "message": "the models are still loading"}
+    realtime_server.page.remember_states()
     realtime_server.emit("error", error=error)
     realtime_server.page.run("window.socket.onclose({code: 1013})")
-    realtime_server.page.wait(lambda: realtime_server.page.text("#live-state") == "The box is warming up")
+    realtime_server.page.wait(lambda: "The box is warming up" in realtime_server.page.states())
     realtime_server.page.wait(lambda: realtime_server.page.text("#live-state") == "Listening")
 
 

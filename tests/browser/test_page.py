@@ -34,7 +34,7 @@ def test_without_speech_only_text_is_requested(page: Any) -> None:
     assert page.loudest() == 0
     assert "First text" in answer.text
     page.driver.refresh()
-    assert page.wait_for("#speak").get_attribute("aria-checked") == "false"
+    page.wait(lambda: page.one("#speak").get_attribute("aria-checked") == "false")
 
 
 def test_shift_enter_adds_a_line_and_enter_sends(page: Any) -> None:
@@ -236,8 +236,7 @@ def test_every_control_has_a_name_and_is_big_enough_for_touch(page: Any) -> None
 
 def test_voice_and_language_are_selected_and_stored(page: Any) -> None:
     page.press("#open-options")
-    voices = page.wait_for("#voice option:nth-child(2)")
-    chosen = voices.get_attribute("value")
+    chosen = page.wait(lambda: page.one("#voice option:nth-child(2)").get_attribute("value"))
     page.run("voice.value = arguments[0]; voice.dispatchEvent(new Event('change'))", chosen)
     page.key(ESCAPE)
     page.ask(QUESTION)

@@ -1,4 +1,4 @@
-"""The page with real models: a spoken question gets a spoken answer."""
+"""The page with real models: a spoken question gets a spoken answer; a recording is transcribed and played."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import pytest
 
 from browser.conftest import GRANTED, serving, write_wav
 from conftest import MODELS
+from paths import CORPUS
 
 pytestmark = [pytest.mark.real, pytest.mark.alone]
 REAL = (
@@ -56,7 +57,8 @@ def words(text: str) -> list[str]:
 
 
 def test_recorded_question_gets_a_spoken_answer(data: Path, browse: Callable[..., Any]) -> None:
-    question = speech_file(data, QUESTION)
+    # Nobody speaks at the instant of the press, when the browser is still opening the microphone.
+    question = speech_file(data, QUESTION, before=0.4)
     with serving(data, *REAL, *SMALL) as server:
         page = browse(server.url, GRANTED, microphone=question)
         page.press("#mic")
@@ -77,6 +79,22 @@ RECORD_LOUDEST = """
     }).observe(meter, {attributes: true});
 """
 """Records the loudest playback of the answer."""
+
+
+RECORD_SPOKEN = """
+    window.spoken = [];
+    const audio = document.querySelector('audio');
+    const look = () => {
+        const word = [...(CSS.highlights.get('spoken') ?? [])].map((range) => [range.startOffset, String(range)])[0];
+        if (word && !audio.paused && String(word) !== window.last) {
+            window.last = String(word);
+            window.spoken.push([word[1], audio.currentTime]);
+        }
+        requestAnimationFrame(look);
+    };
+    requestAnimationFrame(look);
+"""
+"""Records each word as it is highlighted, with the position of the playback."""
 
 
 def test_live_question_gets_a_spoken_answer(data: Path, browse: Callable[..., Any]) -> None:
@@ -113,3 +131,37 @@ def test_barge_in_stops_the_answer_at_the_played_position(data: Path, browse: Ca
         stored = server.get(f"/conversations/{conversation}")["messages"][1]["text"]
         # The last playback report is up to 100 ms old, and text normalization makes numbers longer.
         assert stored.endswith(" —") and abs(len(stored.split()) - len(shown.split())) <= 6
+
+
+def test_recording_is_transcribed_and_its_words_are_highlighted_in_step(
+    data: Path, browse: Callable[..., Any], tmp_path: Path
+) -> None:
+    recording = tmp_path / "two cities.flac"
+    recording.write_bytes((CORPUS / "real" / "two_cities-00.flac").read_bytes())
+    with serving(data, *REAL, *SMALL, "llm.engine=fake", "tts.engine=fake") as server:
+        page = browse(f"{server.url}/#/transcribe", ready=False)
+        page.wait_for("#status[data-state=ready]")
+        page.wait_for("#transcribe-files").send_keys(str(recording))
+        page.wait_for("#jobs [data-state=done] .open").click()
+        text = page.wait_for(".transcript .words").text
+        assert words(text)[:6] == ["it", "was", "the", "best", "of", "times"]
+        page.wait(lambda: page.run("return document.querySelector('audio').readyState") > 0)
+        page.run(RECORD_SPOKEN)
+        page.press("#play")
+        page.wait(lambda: page.run("return document.querySelector('audio').ended"))
+        found = page.run("return window.spoken")
+        # A busy machine may skip a word between two frames of the screen.
+        shown = [each for word, _ in found for each in words(word)]
+        rest = iter(words(text))
+        assert all(each in rest for each in shown) and len(shown) > len(words(text)) / 2, (shown, text)
+        job = page.driver.current_url.rpartition("/")[2]
+        segments = server.get(f"/jobs/{job}/result?format=json")["segments"]
+        times = [(each["word"].strip(), each["start"]) for part in segments for each in part["words"]]
+        # A frame of the screen, and the load of the machine, come between.
+        for word, at in found:
+            assert any(word == known and -0.05 < at - start < 1.0 for known, start in times), (word, at, times)
+        page.devtools("Browser.setDownloadBehavior", behavior="allow", downloadPath=str(tmp_path / "downloads"))
+        page.press("[data-format=srt]")
+        file = tmp_path / "downloads" / "two cities.srt"
+        page.wait(file.exists)
+        assert file.read_text().startswith("1\n00:00:") and "best of times" in file.read_text().lower()

@@ -57,7 +57,7 @@ GOOD = wav(Audio(tone(1.0), RATE))
         (b'{"prompt": "a", "conversation": "c0ffee"}', 404, "unknown_conversation"),
         (b'{"prompt": "a", "conversation": "\\ud800"}', 422, "invalid_value"),
         (json.dumps({"prompt": "a" * 8001}).encode(), 413, "prompt_too_long"),
-        (json.dumps({"prompt": "word " * 1600, "max_tokens": 1900}).encode(), 413, "prompt_too_long"),
+        (json.dumps({"prompt": "word " * 1600, "max_tokens": 8000}).encode(), 413, "prompt_too_long"),
     ],
 )
 def test_invalid_prompt_is_rejected(shared_server: RunningServer, body: bytes, status: int, code: str) -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import io
 import json
 import logging
+import os
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,7 @@ import pytest
 from chatapi.audio import RATE, Audio, decode, wav
 from chatapi.cli import main
 from conftest import FAKE_ENGINES, tone
+from media_files import recorded
 
 SPOKEN = wav(Audio(tone(1.0), RATE))
 Run = Callable[..., tuple[int, bytes, str]]
@@ -97,6 +100,34 @@ def test_recording_comes_from_standard_input(run: Run, tmp_path: Path) -> None:
     assert run("transcribe", "-", "--json", stdin=SPOKEN)[1] == run("transcribe", str(file), "--json")[1] != b""
     asked = json.loads(run("ask", "-", "--json", stdin=SPOKEN)[1])
     assert asked["transcript"] == json.loads(run("ask", str(file), "--json")[1])["transcript"] != ""
+
+
+@pytest.mark.parametrize("name", ["aiff", "au", "caf", "w64", "wma", "avi", "flv", "ac3", "ts", "latm", "adts"])
+def test_recording_of_any_container_comes_from_standard_input(run: Run, name: str) -> None:
+    file = recorded(name)
+    assert run("transcribe", "-", "--json", stdin=file)[1] != b""
+    assert json.loads(run("ask", "-", "--json", stdin=file)[1])["transcript"] != ""
+
+
+@pytest.mark.parametrize("suffix", ["aiff", "CAF", "wma", "mkv"])
+def test_file_with_the_suffix_of_a_recording_is_a_question(run: Run, tmp_path: Path, suffix: str) -> None:
+    file = tmp_path / f"question.{suffix}"
+    file.write_bytes(SPOKEN)
+    assert json.loads(run("ask", str(file), "--json")[1])["transcript"] != ""
+
+
+@pytest.mark.parametrize("command", ["transcribe", "ask"])
+def test_recording_comes_from_a_named_pipe(run: Run, tmp_path: Path, command: str) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with ThreadPoolExecutor(1) as threads:
+        written = threads.submit(pipe.write_bytes, SPOKEN)
+        assert run(command, str(pipe), "--json")[1] != b""
+        assert written.result() == len(SPOKEN)
+
+
+def test_text_longer_than_a_file_name_is_a_question(run: Run) -> None:
+    assert json.loads(run("ask", "hello " * 1000, "--json")[1])["transcript"] is None
 
 
 def test_question_comes_from_standard_input(run: Run) -> None:

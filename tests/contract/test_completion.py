@@ -16,6 +16,7 @@ import pytest
 from chatapi.audio import Audio, wav
 from chatapi.audio.decode import decode
 from chatapi.engines import TokenChunk, TokenUsage
+from chatapi.interfaces.http import spooling
 from chatapi.settings import Settings
 from conftest import RunningServer, serving
 
@@ -232,6 +233,8 @@ def test_allowed_origin_may_send_any_header(fake_settings: Callable[..., Setting
 def test_full_disk_rejects_the_upload(
     shared_server: RunningServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str, name: str
 ) -> None:
+    # The data directory is full, and the system's temporary directory is gone.
+    monkeypatch.setattr(spooling, "free", lambda folder: 0)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
     reply = shared_server.client.post(path, files={name: ("a.wav", bytes(4 << 20), "audio/wav")})
     assert reply.status_code == 507, reply.text

@@ -76,7 +76,8 @@ def test_paths_are_those_of_earlier_versions() -> None:
         "history.sqlite3", "jobs.sqlite3", "jobs", "models", "models.lock", "manifests", "compiled", "coqui",
         "tensorrt", "keys.json", "keys-used.json", ".keys.lock", "boxes.json", "certificates",
         "certificates/authority.crt", "certificates/authority.pem", "certificates/server.pem", "audit.log",
-        "bench/live.svg", "overrides.toml", ".overrides.lock",
+        "bench/live.svg", "bench/live-budget.svg", "overrides.toml", ".overrides.lock", "key_file.json", "server-jobs",
+        "voices",
     }  # fmt: skip
     more = [
         LAYOUT.local_key(8000),

@@ -24,7 +24,9 @@ TOPICS = (
 
 
 def loaded(name: str) -> ModuleType:
-    """A module of docs/, which is no package."""
+    """A module of docs/, which is no package; its modules import each other as scripts do."""
+    if str(ROOT / "docs") not in sys.path:
+        sys.path.append(str(ROOT / "docs"))
     spec = importlib.util.spec_from_file_location(f"docs_{name}", ROOT / "docs" / f"{name}.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)

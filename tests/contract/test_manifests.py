@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from chatapi.catalog.manifest import Addresses, Manifest, Member, Wheels, load, load_all
+from chatapi.catalog.manifest import Addresses, Local, Manifest, Member, Wheels, load, load_all
 from chatapi.engines.registry import engines
 from chatapi.errors import ModelError
 from chatapi.runtime import engine_selection
@@ -54,7 +54,7 @@ def test_the_smaller_compiled_models_fit_a_board_of_8_gb() -> None:
 
 def test_members_of_packages_match_the_pinned_files(manifest: Manifest) -> None:
     for source in manifest.sources:
-        if isinstance(source, Wheels) and source.convert is None:
+        if isinstance(source, Wheels) and not source.convert:
             parts: dict[str, list[Member]] = {name: [] for name in manifest.files}
             for member in (each for wheel in source.wheels for each in wheel.members):
                 parts[member.file].append(member)
@@ -79,8 +79,10 @@ def test_default_set_has_one_pinned_model_for_each_role(tmp_path: Path, board: b
     defaults = [manifest for manifest in SHIPPED.values() if engine_selection.in_default_set(manifest, root)]
     (asr_engine,) = [manifest.engine for manifest in defaults if manifest.role == "asr"]
     assert asr_engine == ("whisper_cpp" if board else "ctranslate2")
-    assert sorted(manifest.role for manifest in defaults) == ["asr", "llm", "tts", "turn_detection", "vad", "wake_word"]
-    assert all(isinstance(manifest.sources[0], Wheels) for manifest in defaults)
+    roles = sorted(manifest.role for manifest in defaults)
+    assert roles == ["asr", "command", "llm", "speaker", "tts", "turn_detection", "vad", "wake_word"]
+    assert all(isinstance(manifest.sources[0], (Wheels, Local)) for manifest in defaults)
+    assert [manifest.role for manifest in defaults if isinstance(manifest.sources[0], Local)] == ["command"]
     assert all(file.sha256 for manifest in defaults for file in manifest.files.values())
 
 
@@ -96,7 +98,7 @@ def test_readme_lists_no_other_model() -> None:
 
 
 def test_no_package_index_is_named() -> None:
-    files = [*MODELS.iterdir(), *(ROOT / "chatapi").rglob("*.py")]
+    files = [*MODELS.glob("*.toml"), *MODELS.glob("*.md"), *(ROOT / "chatapi").rglob("*.py")]
     named = [path.name for path in files if re.search(r"pypi|pythonhosted", path.read_text(encoding="utf-8"))]
     assert named == []
 

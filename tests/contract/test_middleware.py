@@ -27,7 +27,7 @@ from chatapi.interfaces.http import key_headers
 from chatapi.interfaces.http.middleware import RequestMiddleware
 from chatapi.observability.metrics import Metrics
 from chatapi.settings import Settings
-from conftest import serving
+from conftest import TIMEOUT, RunningServer, serving
 from routes_of import every_route
 from secured_server import SecuredServer, key_protocol, secured
 
@@ -59,7 +59,8 @@ SAMPLES = [
     (None, "/certificate", 404),
     ("all", "/nonsense", 404),
     ("all", "//completion", 404),
-    ("all", "/v1/fine_tuning/jobs", 404),
+    ("all", "/v1/unknown", 404),
+    (None, "/v1/fine_tuning/jobs", 404),
 ]
 
 
@@ -145,7 +146,7 @@ async def test_revoked_key_closes_its_websocket(fake_settings: Callable[..., Set
         async with connect(at, additional_headers={"X-API-Key": key}) as plain:
             assert json.loads(await plain.recv())["type"] == "session.created"
             keys.revoke(data, "kitchen")
-            with anyio.fail_after(10), pytest.raises(websockets.ConnectionClosed) as closed:
+            with anyio.fail_after(TIMEOUT), pytest.raises(websockets.ConnectionClosed) as closed:
                 while True:
                     await plain.send(json.dumps({"type": "input_audio_buffer.clear"}))
                     await plain.recv()
@@ -244,3 +245,26 @@ def test_any_bytes_can_be_a_key(content: bytes) -> None:
     basic = base64.b64encode(b"name:" + content)
     assert key_headers.offered_keys(Headers(raw=[(b"x-api-key", content)])) == [content]
     assert key_headers.offered_keys(Headers(raw=[(b"authorization", b"Basic " + basic)])) == [content]
+
+
+@pytest.mark.parametrize(
+    ("headers", "words"),
+    [
+        # nginx replaces the Host header by the upstream's unless proxy_set_header passes it on.
+        ({"Host": "127.0.0.1:{port}", "Origin": "https://voice.example.com"}, "add voice.example.com to server.hosts"),
+        (
+            {"Host": "localhost", "Origin": "https://voice.example.com", "X-Forwarded-For": "10.0.0.1"},
+            "Host $http_host",
+        ),
+        ({"Host": "localhost", "Origin": "http://localhost:8443"}, "without its port"),
+        ({"Host": "localhost:{port}", "Origin": "http://localhost:3000"}, "add it to server.cors_origins"),
+        ({"Host": "localhost:{port}", "Origin": "null"}, "add it to server.cors_origins"),
+        ({"Host": "voice.example.com"}, "'voice.example.com' is not in server.hosts; add it there"),
+    ],
+)
+def test_rejected_name_or_origin_names_the_setting(
+    shared_server: RunningServer, headers: dict[str, str], words: str
+) -> None:
+    sent = {name: value.format(port=shared_server.port) for name, value in headers.items()}
+    rejected = shared_server.client.post("/completion", json={"prompt": "Hello"}, headers=sent)
+    assert rejected.status_code == 403 and words in rejected.json()["detail"]

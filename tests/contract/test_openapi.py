@@ -29,13 +29,35 @@ OPERATIONS = [
     ("/models", "GET"),
     ("/settings", "GET"),
     ("/settings", "PATCH"),
+    ("/commands", "GET"),
+    ("/commands/classify", "POST"),
+    ("/captions", "GET"),
+    ("/captions", "POST"),
+    ("/captions/{captions}", "GET"),
+    ("/captions/{captions}", "DELETE"),
+    ("/captions/{captions}/events", "GET"),
     ("/audio-device", "GET"),
     ("/audio-device/press", "POST"),
     ("/audio-device/release", "POST"),
     ("/audio-device/wake", "POST"),
+    ("/voices", "GET"),
+    ("/voices", "POST"),
+    ("/voices/{voice}", "GET"),
+    ("/voices/{voice}", "DELETE"),
+    ("/voices/{voice}/export", "GET"),
+    ("/conversions", "POST"),
     ("/jobs", "GET"),
     ("/jobs/{job}", "GET"),
     ("/jobs/{job}", "DELETE"),
+    ("/transcriptions", "POST"),
+    ("/uploads", "OPTIONS"),
+    ("/uploads", "POST"),
+    ("/uploads/{upload}", "GET"),
+    ("/uploads/{upload}", "PATCH"),
+    ("/uploads/{upload}", "DELETE"),
+    ("/jobs/{job}/result", "GET"),
+    ("/jobs/{job}/audio", "GET"),
+    ("/jobs/{job}/speakers", "PATCH"),
     ("/jobs/{job}/log", "GET"),
     ("/jobs/{job}/events", "GET"),
     ("/jobs/{job}/pause", "POST"),
@@ -53,7 +75,20 @@ OPERATIONS = [
     ("/v1/completions", "POST"),
     ("/v1/responses", "POST"),
     ("/v1/responses/{response}", "GET"),
+    ("/v1/responses/{response}/input_items", "GET"),
     ("/v1/responses/{response}", "DELETE"),
+    ("/v1/responses/input_tokens", "POST"),
+    ("/v1/conversations", "POST"),
+    ("/v1/conversations/{conversation}", "GET"),
+    ("/v1/conversations/{conversation}", "POST"),
+    ("/v1/conversations/{conversation}", "DELETE"),
+    ("/v1/conversations/{conversation}/items", "GET"),
+    ("/v1/conversations/{conversation}/items", "POST"),
+    ("/v1/conversations/{conversation}/items/{item}", "GET"),
+    ("/v1/conversations/{conversation}/items/{item}", "DELETE"),
+    ("/v1/realtime/client_secrets", "POST"),
+    ("/v1/realtime/sessions", "POST"),
+    ("/v1/realtime/transcription_sessions", "POST"),
 ]
 SOUND = wav(Audio(tone(0.3), RATE))
 
@@ -66,7 +101,9 @@ def open_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningSer
     data = tmp_path_factory.mktemp("data")
     with closing(JobStore(data)) as store:
         store.add(JobRequest("count"))
-    with serving(settings.load([*FAKE_ENGINES, f"data={data}"], environ={}).settings) as running:
+    # Jobs and uploads are added, and nothing runs them.
+    given = [*FAKE_ENGINES, f"data={data}", "jobs.max_unfinished=5000"]
+    with serving(settings.load(given, environ={}).settings) as running:
         yield running
 
 
@@ -90,7 +127,12 @@ def test_document_describes_every_response_and_nothing_that_is_never_sent(open_s
                     schema = content["schema"]
                     assert schema.get("$ref") or schema.get("type"), (method, path, status, media_type)
                     assert schema != {"type": "object"} and "additionalProperties" not in schema, (method, path)
-            assert described["responses"].get("204") or described["responses"]["200"]["content"], (method, path)
+            responses = described["responses"]
+            # Those with neither have no content.
+            assert {"201", "204"} & set(responses) or (responses.get("202") or responses["200"])["content"], (
+                method,
+                path,
+            )
             assert {"401", "403", "429", "500"} <= set(described["responses"]), (method, path)
 
 
@@ -125,7 +167,9 @@ def test_document_names_the_scopes_of_every_route(open_server: RunningServer) ->
     ("path", "method", "mode"),
     [(*operation, GenerationMode.POSITIVE) for operation in OPERATIONS] + [(*OPERATIONS[0], GenerationMode.NEGATIVE)],
 )
-def test_every_answer_is_as_described(described: OpenApiSchema, path: str, method: str, mode: GenerationMode) -> None:
+def test_every_answer_is_as_described(
+    open_server: RunningServer, described: OpenApiSchema, path: str, method: str, mode: GenerationMode
+) -> None:
     operation = described[path][method]
 
     @hypothesis.given(case=operation.as_strategy(generation_mode=mode))
@@ -133,6 +177,9 @@ def test_every_answer_is_as_described(described: OpenApiSchema, path: str, metho
     def run(case: Case) -> None:
         reply = case.call(timeout=20)
         assert reply.status_code < 500, reply.text
+        if (path, method, reply.status_code) == ("/captions", "POST", 201):
+            # Few may run at once.
+            open_server.client.delete(f"/captions/{reply.json()['id']}")
         # Schemathesis does not know 431, for a head over the limit, as a rejection.
         hypothesis.assume(reply.status_code != 431)
         # A server may still reject what no schema describes: silence, a prompt of spaces, bytes that are not audio.

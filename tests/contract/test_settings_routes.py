@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from chatapi import auth
+from chatapi.cli import main
 from chatapi.settings import Settings
 from conftest import RunningServer, serving
 
@@ -81,6 +82,7 @@ def test_settings_need_the_scope_operate_and_show_no_secret(fake_settings: FakeS
         {"data": "/elsewhere"},
         {"log": {"audit": False}},
         {"webhook": {"private": True}},
+        {"storage": {"artifacts": "s3://elsewhere"}},
     ],
 )
 def test_what_guards_the_box_is_not_changed_over_http(
@@ -90,3 +92,27 @@ def test_what_guards_the_box_is_not_changed_over_http(
         answer = server.client.patch("/settings", json={**change, "llm": {"temperature": 0.5}})
     assert (answer.status_code, answer.json()["code"]) == (403, "local_setting")
     assert not (data / "overrides.toml").exists()
+
+
+def test_the_command_changes_a_running_server(
+    fake_settings: FakeSettings, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(*arguments: str) -> tuple[object, str]:
+        with pytest.raises(SystemExit) as exited:
+            main(["--set", f"data={data}", "--set", f"server.port={server.port}", "settings", *arguments])
+        return exited.value.code, capsys.readouterr().err
+
+    with serving(fake_settings("fake.delay=0.001")) as server, server.appliance.keyring.local(server.port):
+        done, said = run("set", "llm.max_tokens=3", "limits.queue=5", "server.cors_origins=http://a")
+        assert (done, shown(server, "llm.max_tokens")["value"]) == (0, 200)
+        assert said.endswith("a running chatapi uses it after a restart\n"), "who may connect is changed in the file"
+        done, said = run("set", "llm.max_tokens=4", "limits.queue=6")
+        assert (done, shown(server, "llm.max_tokens")["value"]) == (0, 4)
+        assert said == "llm.max_tokens: in use now\nlimits.queue: stored; chatapi uses it after a restart\n"
+        done, said = run("set", "asr.engine=ctranslate2", "asr.model=whisper-tinny")
+        assert (done, shown(server, "asr.engine")["value"]) == (2, "fake")
+        assert "asr.model: there is no model 'whisper-tinny'; did you mean whisper-tiny" in said
+        assert run("unset", "llm.max_tokens") == (0, "llm.max_tokens: in use now\n")
+        assert shown(server, "llm.max_tokens")["value"] == 200
+    done, said = run("set", "llm.max_tokens=5")
+    assert (done, said) == (0, "llm.max_tokens = 5\na running chatapi uses it after a restart\n")

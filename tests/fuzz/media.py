@@ -25,12 +25,35 @@ CONTAINERS: dict[str, tuple[str, str, dict[str, str]]] = {
     "mp4-fragmented": ("mp4", "aac", OPTIONS),
     "webm": ("webm", "libopus", {}),
     "adts": ("adts", "aac", {}),
+    "matroska": ("matroska", "aac", {}),
+    "mpegts": ("mpegts", "aac", {}),
+    "mpeg": ("mpeg", "mp2", {}),
+    "aiff": ("aiff", "pcm_s16be", {}),
+    "au": ("au", "pcm_s16be", {}),
+    "caf": ("caf", "pcm_s16le", {}),
+    "w64": ("w64", "pcm_s16le", {}),
+    "asf": ("asf", "wmav2", {}),
+    "avi": ("avi", "libmp3lame", {}),
+    "mov": ("mov", "pcm_s16le", {}),
+    "flv": ("flv", "libmp3lame", {}),
+    "ac3": ("ac3", "ac3", {}),
+    "eac3": ("eac3", "eac3", {}),
+    "latm": ("latm", "aac", {}),
+    "wavpack": ("wv", "wavpack", {}),
+    "voc": ("voc", "pcm_s16le", {}),
+    "amr": ("amr", "libopencore_amrnb", {}),
 }
 """Name -> FFmpeg's container, codec and options."""
+CODEC_RATES = {
+    "libopus": 48_000, "wmav2": 44_100, "libopencore_amrnb": 8_000, "ac3": 48_000, "eac3": 48_000, "libmp3lame": 44_100,
+}  # fmt: skip
+"""Codec -> sample rate in Hz, where it does not take 16,000, or its container does not."""
 TABLES = (
     b"stsz", b"stsc", b"stts", b"stco", b"trun", b"tfhd", b"mdhd", b"mvhd", b"moov", b"trak", b"esds", b"stsd", b"data",
     b"fmt ", b"RIFF", b"fact", b"LIST", b"OggS", b"OpusHead", b"fLaC", b"\x1a\x45\xdf\xa3", b"\x16\x54\xae\x6b",
-    b"A_OPUS", b"ID3", b"Xing", b"Info",
+    b"A_OPUS", b"ID3", b"Xing", b"Info", b"moof", b"traf", b"tfdt", b"mdat", b"\x1fC\xb6u", b"\xd7\x81", b"SSND",
+    b"COMM", b"desc", b"pakt", b"idx1", b"movi", b"strh", b"strf", b"fmt \xf3\xac\xd3\x11", b"data\xf3\xac", b"wvpk",
+    b".snd", b"\x91\x07\xdc\xb7", b"3&\xb2u", b"6&\xb2u",
 )  # fmt: skip
 """Marks that precede the counts, sizes and codecs of containers."""
 HOSTILE = (0, 1, 0x7F, 0x80, 0xFF, 0x7FFF, 0xFFFF, 0x10000, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF, 50_000_000)
@@ -50,7 +73,9 @@ def encoded(container: str, samples: np.ndarray) -> bytes:
     with av.open(file, "w", format=form, options=options) as out:
         # FFmpeg's encoder of Vorbis supports only stereo, and is experimental.
         layout, more = ("stereo", {"strict": "experimental"}) if codec == "vorbis" else ("mono", {})
-        stream = out.add_stream(codec, rate=48_000 if codec == "libopus" else RATE, layout=layout, options=more)
+        stream = out.add_stream(codec, rate=CODEC_RATES.get(codec, RATE), layout=layout, options=more)
+        if codec == "wmav2":
+            stream.bit_rate = 128_000
         frame = av.AudioFrame.from_ndarray(samples[np.newaxis].astype(np.float32), format="flt", layout="mono")
         frame.sample_rate = RATE
         size = stream.frame_size or 0

@@ -109,7 +109,7 @@ class ServerProcess:
         while True:
             output = self._out.read_text(errors="replace")
             if "ready after" in output:
-                self.port = int(re.findall(r"listening on http://127\.0\.0\.1:(\d+)", output)[0])
+                self.port = int(re.findall(r"listening on https?://127\.0\.0\.1:(\d+)", output)[0])
                 self.wyoming = int(re.findall(r"Wyoming.*?127\.0\.0\.1:(\d+)", output)[0])
                 return
             if not self.alive or time.monotonic() > deadline:
@@ -184,7 +184,7 @@ class ServerProcess:
             with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
                 memory = each.memory_full_info()
                 rss, anonymous = rss + memory.rss, anonymous + _anonymous_pss(each.pid)
-                descriptors, threads = descriptors + each.num_fds(), threads + each.num_threads()
+                descriptors, threads = descriptors + _descriptors(each.pid), threads + each.num_threads()
                 each_pss.append(memory.pss)
         return Usage(rss, sum(each_pss), anonymous, descriptors, threads, tuple(each_pss))
 
@@ -214,6 +214,19 @@ class ServerProcess:
     def logged(self) -> int:
         """Size of the log in bytes."""
         return self.log.stat().st_size
+
+
+def _descriptors(pid: int) -> int:
+    """Open descriptors of a process; those of one database count once: SQLite keeps that of a closed connection for the
+    next one while another holds a lock (unixClose in os_unix.c)."""
+    targets = []
+    # A process or a descriptor may be gone by then.
+    with suppress(FileNotFoundError):
+        for each in Path(f"/proc/{pid}/fd").iterdir():
+            with suppress(FileNotFoundError):
+                targets.append(str(each.readlink()))
+    databases = [each for each in targets if each.endswith(".sqlite3")]
+    return len(targets) - len(databases) + len(set(databases))
 
 
 def _anonymous_pss(pid: int) -> int:

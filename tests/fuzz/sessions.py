@@ -29,12 +29,18 @@ SESSION: dict[str, Any] = {
     },
     "tools": [FUNCTION], "tool_choice": "auto", "chatapi": {"pausing": True}, "tracing": None, "include": [],
 }  # fmt: skip
+EARLIER_SESSION: dict[str, Any] = {
+    "modalities": ["text", "audio"], "voice": "alloy", "input_audio_format": "pcm16", "temperature": 0.8,
+    "turn_detection": {"type": "none"}, "tools": [{"type": "function", "function": FUNCTION}], "extensions": {"a": 1},
+}  # fmt: skip
 ITEM: dict[str, Any] = {
     "type": "message", "role": "user", "id": "i1", "content": [{"type": "input_text", "text": "Hello."}]
 }  # fmt: skip
 TEMPLATES: tuple[dict[str, Any], ...] = (
     {"type": "session.update", "session": SESSION},
     {"type": "session.update", "session": {"type": "realtime", "audio": {"input": {"turn_detection": None}}}},
+    {"type": "session.update", "session": EARLIER_SESSION},
+    {"type": "transcription_session.update", "session": {"input_audio_transcription": {"model": "x"}}},
     {"type": "input_audio_buffer.append", "audio": ""},
     {"type": "input_audio_buffer.commit"},
     {"type": "input_audio_buffer.clear"},
@@ -44,6 +50,12 @@ TEMPLATES: tuple[dict[str, Any], ...] = (
     {"type": "conversation.item.create",
      "item": {"type": "function_call", "name": "look", "arguments": "{}", "call_id": "c1"}},
     {"type": "conversation.item.create", "item": {"type": "function_call_output", "call_id": "c1", "output": "x"}},
+    {"type": "conversation.item.create", "previous_item_id": "root",
+     "item": {"type": "message", "role": "assistant", "id": "i3", "content": "Hello."}},
+    {"type": "conversation.item.create", "previous_item_id": "i3",
+     "item": {**ITEM, "id": "i4", "content": [{"type": "input_audio", "audio": "AAAA", "transcript": "Hello."}]}},
+    {"type": "conversation.item.create", "previous_item_id": "i1",
+     "item": {**ITEM, "id": "i5", "role": "assistant", "content": [{"type": "audio", "audio": "AAAA" * 4000}]}},
     {"type": "conversation.item.delete", "item_id": "i1"},
     {"type": "conversation.item.retrieve", "item_id": "i1"},
     {"type": "conversation.item.truncate", "item_id": "i1", "content_index": 0, "audio_end_ms": 10},

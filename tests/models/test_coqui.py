@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from chatapi.audio import LEVEL
+from chatapi.audio.loudness import LEVEL
 from chatapi.catalog import InstalledModel
 from chatapi.engines.registry import load
 from chatapi.errors import EngineFailed, ModelError, SettingsError

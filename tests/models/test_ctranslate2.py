@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
+import ctranslate2  # type: ignore[import-untyped]
 import numpy as np
 import pytest
 
@@ -15,6 +16,7 @@ from chatapi.bench.corpus import coloured
 from chatapi.bench.wer import word_error_rate, words
 from chatapi.engines import TranscriptionOptions
 from chatapi.engines.asr.ctranslate2 import CTranslate2
+from chatapi.engines.asr.ctranslate2_loading import loaded
 from chatapi.errors import ModelError
 from chatapi.settings import CTranslate2Settings as Table
 from chatapi.settings import Settings
@@ -27,6 +29,17 @@ pytestmark = pytest.mark.real
 @pytest.fixture(scope="module")
 def english() -> CTranslate2:
     return CTranslate2(Settings(), [installed_model("whisper-tiny.en-ct2")])
+
+
+@pytest.mark.skipif(ctranslate2.get_cuda_device_count() > 0, reason="this machine has a GPU")
+def test_a_gpu_that_does_not_work_leaves_speech_recognition_to_the_cpu(caplog: pytest.LogCaptureFixture) -> None:
+    folder = installed_model("whisper-tiny.en-ct2").files["model.bin"].parent
+    assert loaded(folder, Table(), 1, 1).device == "cpu" and not caplog.records
+    assert loaded(folder, Table(), 1, 1, gpus=lambda: 1).device == "cpu"
+    [line] = caplog.records
+    assert "the GPU does not run whisper-tiny.en-ct2, so the CPU does" in line.getMessage()
+    with pytest.raises(ModelError, match="CUDA"):
+        loaded(folder, Table(device="cuda"), 1, 1)
 
 
 def transcript(engine: CTranslate2, name: str) -> list[str]:

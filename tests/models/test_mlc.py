@@ -168,6 +168,13 @@ def test_a_last_assistant_message_is_continued(build: Build) -> None:
     assert text(build(), [*HELLO, PromptMessage("assistant", "Paris is the")]).startswith(" capital of France")
 
 
+def test_reasoning_that_the_template_opens_is_part_of_the_answer(build: Build) -> None:
+    engine = build()
+    engine._engine.conv_template.role_empty_sep = "\n<think>\n"
+    assert text(engine, HELLO).startswith("<think>\n")
+    assert not text(engine, [*HELLO, PromptMessage("assistant", "Paris is the")]).startswith("<think>")
+
+
 def test_a_complete_sentence_has_a_higher_end_of_turn_probability(build: Build) -> None:
     engine = build()
 

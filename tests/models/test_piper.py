@@ -13,7 +13,8 @@ from hypothesis import HealthCheck, example, given
 from hypothesis import settings as effort
 from hypothesis import strategies as st
 
-from chatapi.audio import LEVEL, Audio
+from chatapi.audio import Audio, joined
+from chatapi.audio.loudness import LEVEL
 from chatapi.catalog import InstalledModel
 from chatapi.errors import ModelError, NotFound
 from chatapi.settings import PiperSettings as Table
@@ -269,7 +270,7 @@ def joe() -> InstalledModel:
 @pytest.mark.real
 def test_real_voice_synthesizes_a_short_sentence_in_one_to_four_seconds(joe: InstalledModel):
     engine = Piper(Settings(), [joe])
-    [chunk] = synthesize(engine, "The capital of France is Paris.", "en_US-joe-medium")
+    chunk = joined(synthesize(engine, "The capital of France is Paris.", "en_US-joe-medium"))
     assert 1 < chunk.seconds < 4
     assert np.sqrt(np.mean(np.square(chunk.samples))) > 0.03
 
@@ -278,7 +279,7 @@ def test_real_voice_synthesizes_a_short_sentence_in_one_to_four_seconds(joe: Ins
 def test_a_real_voice_speaks_faster_at_a_higher_speed(joe: InstalledModel):
     text = "The quick brown fox jumps over the lazy dog."
     slow, fast = (
-        synthesize(Piper(Settings(piper=Table(speed=speed)), [joe]), text, "en_US-joe-medium")[0]
+        joined(synthesize(Piper(Settings(piper=Table(speed=speed)), [joe]), text, "en_US-joe-medium"))
         for speed in (0.5, 2.0)
     )
     assert 2.5 < slow.seconds / fast.seconds < 6

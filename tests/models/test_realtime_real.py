@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import base64
 import json
 
 import anyio
 import numpy as np
 import pytest
 
-from chatapi.audio import Audio, wav
+from chatapi.audio import Audio, Samples, wav
 from chatapi.audio.decode import decode
 from chatapi.bench.wer import word_error_rate
 from chatapi.interfaces.http.realtime.audio_format import encode_audio
 from conftest import RunningServer
-from realtime_client import RATE, Client, silence, talking
+from realtime_client import RATE, SERVER_VAD, Client, silence, talking
 from test_completion_real import QUESTION, synthesized, words
 
 pytestmark = [pytest.mark.real, pytest.mark.alone, pytest.mark.anyio]
@@ -82,3 +83,50 @@ async def test_out_of_band_response_runs_beside_a_turn(real_server: RunningServe
     # The answer of so small a model is not reliable.
     assert all(response["output"][0]["content"][0]["text"].strip() for response in ended)
     assert sorted(response["conversation_id"] is None for response in ended) == [False, True]
+
+
+async def recorded(server: RunningServer, rate: int) -> Samples:
+    """A spoken question with silence around it."""
+    sound = decode(await anyio.to_thread.run_sync(synthesized, server, QUESTION)).at(rate).samples
+    pause = np.zeros(rate, np.float32)
+    return np.concatenate([pause[: rate // 3], sound, pause])
+
+
+async def test_transcription_session_hears_chunks_of_odd_size(real_server: RunningServer) -> None:
+    samples = await recorded(real_server, RATE)
+    raw = base64.b64decode(encode_audio(samples, "audio/pcm"))
+    async with talking(real_server, model="gpt-4o-transcribe") as client:
+        await client.send("session.update", session={"audio": {"input": {"turn_detection": SERVER_VAD}}})
+        for start in range(0, len(raw), 4801):
+            await client.send("input_audio_buffer.append", audio=base64.b64encode(raw[start : start + 4801]).decode())
+        heard = ""
+        while len(words(heard)) < 5:
+            heard += " " + (await client.until("conversation.item.input_audio_transcription.completed"))["transcript"]
+        assert words(heard)[:5] == words(QUESTION)[:5] and "response.created" not in client.types
+
+
+async def test_audio_of_an_item_is_heard(real_server: RunningServer) -> None:
+    audio = encode_audio(await recorded(real_server, RATE), "audio/pcm")
+    item = {"type": "message", "role": "user", "content": [{"type": "input_audio", "audio": audio}]}
+    async with talking(real_server) as client:
+        await client.send("conversation.item.create", item=item)
+        [part] = (await client.until("conversation.item.done"))["item"]["content"]
+        assert words(part["transcript"])[:5] == words(QUESTION)[:5]
+        await client.send("response.create", response={"output_modalities": ["text"], "max_output_tokens": 40})
+        response = (await client.until("response.done"))["response"]
+        assert response["output"][0]["content"][0]["text"].strip()
+
+
+async def test_call_hears_a_question_and_its_answer_sounds(real_server: RunningServer) -> None:
+    pytest.importorskip("aiortc")
+    from webrtc_client import RATE as OPUS_RATE
+    from webrtc_client import calling
+
+    sound = await recorded(real_server, OPUS_RATE)
+    async with calling(real_server, session={"type": "realtime", "max_output_tokens": 40}) as caller:
+        await caller.until("session.created")
+        caller.microphone.say(sound)
+        completed = await caller.until("conversation.item.input_audio_transcription.completed")
+        assert words(completed["transcript"])[:5] == words(QUESTION)[:5]
+        await caller.until("output_audio_buffer.stopped")
+        assert caller.heard_seconds > 0.3 and "error" not in caller.types

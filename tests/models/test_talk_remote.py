@@ -22,7 +22,7 @@ from chatapi.bench.wer import words as in_words
 from chatapi.interfaces.audio_device.realtime_link import RealtimeAddress, parse_address
 from chatapi.interfaces.audio_device.remote_session import RemoteConversation
 from chatapi.settings import AudioDeviceSettings, Settings
-from conftest import DEFAULTS, FAKE_ENGINES, RunningServer, serving, tone, until
+from conftest import DEFAULTS, FAKE_ENGINES, TIMEOUT, RunningServer, serving, tone, until
 from test_talk_local import run_talk, synthesize, transcribe
 from virtual_sound_card import SoundCard, sound_card
 
@@ -231,7 +231,7 @@ class ConversationRun:
         group.start_soon(self.conversation.run)
 
     async def until(self, kind: str, count: int = 1) -> str:
-        with anyio.fail_after(10):
+        with anyio.fail_after(TIMEOUT):
             while len(found := [words for each, words in self.events if each == kind]) < count:
                 await anyio.sleep(0.01)
         return found[-1]

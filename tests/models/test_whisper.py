@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -188,3 +189,17 @@ def test_names_in_the_prompt_are_preferred(english: Any) -> None:
 )
 def test_more_words_than_fit_the_time_are_dropped(text: str, seconds: float, found: bool) -> None:
     assert too_fast(text, seconds) is found
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("command", ["01", "03", "04", "05", "07"])
+def test_command_cut_tightly_is_transcribed(english: Any, command: str) -> None:
+    assert words(transcript(english, decode(CORPUS / "commands" / f"{command}-piper-joe-1.flac").samples))
+
+
+@pytest.mark.real
+def test_unclear_audio_has_the_same_transcript_each_time_and_at_once(english: Any) -> None:
+    unclear = decode(CORPUS / "commands" / "06-piper-joe-1.flac").samples
+    with ThreadPoolExecutor(english.slots) as threads:
+        found = set(threads.map(lambda _: transcript(english, unclear), range(6)))
+    assert len(found) == 1

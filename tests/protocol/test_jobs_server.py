@@ -53,14 +53,14 @@ class Served:
 
 
 @contextmanager
-def serving(data: Path, *more: str) -> Iterator[Served]:
-    """A server with fake engines, once it is ready."""
+def serving(data: Path, *more: str, script: str = job_server.__file__) -> Iterator[Served]:
+    """A server with fake engines, once it is ready; `script` runs the command."""
     chosen = (*FAKE_ENGINES, f"data={data}", "server.port=0", "wyoming.enabled=false", "log.format=json", *more)
     words = [word for each in chosen for word in ("--set", each)]
     log = data / "server.log"
     with log.open("a") as errors:
         process = subprocess.Popen(
-            [sys.executable, job_server.__file__, *words, "serve"], stdout=subprocess.PIPE, stderr=errors, text=True
+            [sys.executable, script, *words, "serve"], stdout=subprocess.PIPE, stderr=errors, text=True
         )
     assert process.stdout is not None
     try:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import openai
 import pytest
@@ -21,7 +22,7 @@ from chatapi.audio import RATE, Audio, Samples, wav
 from chatapi.audio.decode import Source, blocks
 from chatapi.bench.wer import words
 from chatapi.events import JobProgress, Transcript
-from chatapi.services.transcription import transcriber
+from chatapi.services.transcription import decoded_file
 from chatapi.services.transcription.transcriber import TranscriptionRequest
 from chatapi.settings import Settings
 from conftest import (
@@ -112,7 +113,7 @@ def test_recording_longer_than_a_turn_is_transcribed_completely(fake_settings: C
     assert transcript.duration == 48
     seconds = lengths(transcript.text)
     assert len(seconds) == 3 and sum(seconds) == pytest.approx(36 + 5 * 0.4, abs=0.5)
-    assert [round(segment.start) for segment in transcript.segments or []] == [2, 7, 37]
+    assert [round(segment.start) for segment in transcript.segments or []] == [2, 7, 15, 23, 37]
 
 
 @pytest.mark.parametrize("codec", [("flac", "flac"), ("libmp3lame", "mp3"), ("libopus", "ogg"), ("aac", "mp4")])
@@ -143,15 +144,15 @@ async def test_transcripts_are_streamed_before_the_file_is_decoded(
 ) -> None:
     freed = threading.Event()
 
-    def held(source: Source) -> Iterator[Samples]:
+    def held(source: Source, **options: Any) -> Iterator[Samples]:
         """The real blocks; those after 100 seconds only once a transcript was sent."""
         count = 0
-        for block in blocks(source):
+        for block in blocks(source, **options):
             count += len(block)
             assert count < 100 * RATE or freed.wait(20), "no transcript was sent before the rest was decoded"
             yield block
 
-    monkeypatch.setattr(transcriber, "blocks", held)
+    monkeypatch.setattr(decoded_file, "blocks", held)
     async with fake_appliance() as appliance:
         async with appliance.transcription_service.transcribe_file(file(*[5] * 30), TranscriptionRequest()) as chunks:
             found = []
@@ -167,7 +168,7 @@ async def test_command_line_transcribes_a_file_of_any_length(fake_appliance: Run
     async with fake_appliance("limits.file_seconds=1") as appliance:
         async with appliance.transcriber.stream_file(tmp_path / "long.wav") as events:
             found = [event async for event in events]
-    assert sum(isinstance(event, Transcript) for event in found) == 3
+    assert sum(isinstance(event, Transcript) for event in found) == 5
     assert isinstance(found[-1], JobProgress) and found[-1].done == found[-1].total == 48
 
 
@@ -235,7 +236,6 @@ def test_silent_recording_has_an_empty_transcript(client: OpenAI) -> None:
         ({"keywords[]": ["a" * 201]}, "keywords"),
         ({"known_speaker_names[]": "Ann"}, "known_speaker_names"),
         ({"known_speaker_references[]": "data:audio/wav;base64,"}, "known_speaker_references"),
-        ({"response_format": "diarized_json"}, "response_format"),
         ({"temperature": "hot"}, "temperature"),
         ({"temperature": "1.5"}, "temperature"),
         ({"temperature": "nan"}, "temperature"),
@@ -338,3 +338,28 @@ def test_french_is_translated_by_a_multilingual_model(tmp_path_factory: pytest.T
         assert transcript.language == "french" and "juge" in words(transcript.text)
         english = client.audio.translations.create(file=french, model="whisper-1").text
         assert {"old", "judge"} & set(words(english)) and "juge" not in words(english)
+
+
+@pytest.mark.parametrize(
+    ("strategy", "message"),
+    [
+        ({"type": "server_vad", "threshold": 2}, "chunking_strategy.threshold must be less than 1.0"),
+        ({"type": "pauses"}, "chunking_strategy.type must be 'server_vad'"),
+        ("never", "chunking_strategy must be 'auto'"),
+    ],
+)
+def test_faulty_chunking_strategy_is_named_in_terms_of_the_request(client: OpenAI, strategy: Any, message: str) -> None:
+    with pytest.raises(openai.BadRequestError) as caught:
+        client.audio.transcriptions.create(file=file(1), model="whisper-1", chunking_strategy=strategy)
+    assert caught.value.param == "chunking_strategy" and message in caught.value.message
+    assert "ChunkingStrategy" not in caught.value.message and "literal[" not in caught.value.message
+
+
+def test_translation_is_not_streamed(client: OpenAI) -> None:
+    def translate(stream: str) -> httpx.Response:
+        files = {"file": ("a.wav", wav(Audio(tone(1), RATE)))}
+        return httpx.post(f"{client.base_url}audio/translations", data={"stream": stream}, files=files, timeout=60)
+
+    assert translate("false").json()["text"]
+    error = translate("true").json()["error"]
+    assert (error["code"], error["param"]) == ("unsupported_parameter", "stream")

@@ -19,7 +19,7 @@ from openai import OpenAI
 from chatapi.audio import RATE, Audio, wav
 from chatapi.audio.decode import decode
 from chatapi.settings import Settings
-from conftest import RunningServer, encode_audio, serving, tone, until
+from conftest import TIMEOUT, RunningServer, encode_audio, serving, tone, until
 from openai_client import chat_server, client
 
 __all__ = ["chat_server", "client"]
@@ -196,7 +196,9 @@ def test_required_tool_call_has_valid_arguments(client: OpenAI) -> None:
     required = client.chat.completions.create(model="default", messages=HELLO, tools=TOOLS, tool_choice="required")
     one: Any = {"type": "function", "function": {"name": "news"}}
     named = client.chat.completions.create(model="default", messages=HELLO, tools=TOOLS, tool_choice=one)
-    for completion, name in ((required, "weather"), (named, "news")):
+    some: Any = {"type": "allowed_tools", "allowed_tools": {"mode": "required", "tools": [one]}}
+    allowed = client.chat.completions.create(model="default", messages=HELLO, tools=TOOLS, tool_choice=some)
+    for completion, name in ((required, "weather"), (named, "news"), (allowed, "news")):
         [choice] = completion.choices
         assert choice.finish_reason == "tool_calls" and choice.message.content is None
         [call] = choice.message.tool_calls or []
@@ -267,7 +269,7 @@ async def test_disconnect_cancels_the_generation(slow_server: RunningServer) -> 
         "max_tokens": 600,
         "stream": True,
     }
-    with anyio.fail_after(15):
+    with anyio.fail_after(TIMEOUT):
         with slow_server.client.stream("POST", "/v1/chat/completions", json=body) as reply:
             lines = reply.iter_lines()
             assert next(lines).startswith("data: ")

@@ -30,6 +30,7 @@ CALLS = {
     "tool_calls": [{"id": "c1", "type": "function", "function": {"name": "f", "arguments": "{}"}}],
 }
 TOOL = {"type": "function", "function": {"name": "f"}}
+LONG_SCHEMA = {"title": "a" * 64_000}
 
 
 @pytest.fixture(scope="module")
@@ -126,9 +127,9 @@ def test_long_body_is_validated_like_a_short_one(chat_server: RunningServer) -> 
             "invalid_value",
             "messages[0].tool_call_id",
         ),
-        ({"messages": [{"role": "user", "content": "a" * 8001}]}, "string_above_max_length", "messages[0]"),
-        ({"messages": [{"role": "user", "content": "a" * 7999}] * 17}, "context_length_exceeded", "messages"),
-        ({"messages": [{"role": "user", "content": "a "  * 1600}]}, "context_length_exceeded", "messages"),
+        ({"messages": [{"role": "user", "content": "a" * 32_001}]}, "string_above_max_length", "messages[0]"),
+        ({"messages": [{"role": "user", "content": "a" * 31_999}] * 5}, "context_length_exceeded", "messages"),
+        ({"messages": [{"role": "user", "content": "a "  * 8200}]}, "context_length_exceeded", "messages"),
         ({"messages": [USER] * 1001}, "invalid_value", "messages"),
         ({"messages": [sound("not base64!")]}, "invalid_audio", "messages[0].content[0].input_audio.data"),
         ({"messages": [sound("")]}, "bad_audio", FIRST),
@@ -171,7 +172,7 @@ def test_long_body_is_validated_like_a_short_one(chat_server: RunningServer) -> 
             "response_format",
         ),
         (
-            {"response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": {"title": "a" * 8000}}}},
+            {"response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": LONG_SCHEMA}}},
             "string_above_max_length",
             "response_format",
         ),
@@ -189,6 +190,17 @@ def test_long_body_is_validated_like_a_short_one(chat_server: RunningServer) -> 
         ({"tool_choice": "required"}, "invalid_value", "tool_choice"),
         (
             {"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "g"}}},
+            "invalid_value",
+            "tool_choice",
+        ),
+        (
+            {
+                "tools": [TOOL],
+                "tool_choice": {
+                    "type": "allowed_tools",
+                    "allowed_tools": {"mode": "auto", "tools": [{"type": "function", "function": {"name": "g"}}]},
+                },
+            },
             "invalid_value",
             "tool_choice",
         ),

@@ -8,7 +8,7 @@ import shutil
 import anyio
 import pytest
 
-from chatapi.settings.tables import TEXT_SYSTEM
+from chatapi.settings.roles import TEXT_SYSTEM
 from conftest import RunningServer, until
 from paths import NODE
 

@@ -77,7 +77,7 @@ def test_logprobs_are_in_the_older_format(client: OpenAI) -> None:
         ({"prompt": []}, "invalid_value", "prompt"),
         ({"prompt": ["a"] * 9}, "invalid_value", "prompt"),
         ({"prompt": ["a"] * 3, "n": 3}, "invalid_value", "n"),
-        ({"prompt": "a" * 8001}, "string_above_max_length", "prompt"),
+        ({"prompt": "a" * 32_001}, "string_above_max_length", "prompt"),
         ({"prompt": None}, "missing_required_parameter", "prompt"),
         ({"prompt": ["a", 5]}, "invalid_value", "prompt[1]"),
         ({"messages": []}, "unsupported_parameter", "messages"),

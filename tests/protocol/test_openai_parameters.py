@@ -193,7 +193,7 @@ def test_arguments_of_replayed_calls_may_be_text_or_an_object(chat_server: Runni
     assert ask(chat_server, messages=messages).status_code == 200
 
 
-def test_thoughts_in_earlier_answers_are_left_out(chat_server: RunningServer) -> None:
+def test_reasoning_in_earlier_answers_is_left_out(chat_server: RunningServer) -> None:
     thinking = {"type": "thinking", "thinking": "hm hm hm", "signature": "x"}
     answer = {"role": "assistant", "content": [thinking, {"type": "text", "text": "one"}]}
     reply = ask(chat_server, messages=[USER, {**answer, "reasoning_content": "hm", "finish_reason": "stop"}, USER])

@@ -25,6 +25,15 @@ def test_answer_streams_with_finish_reason_and_usage():
         assert ask(upstream) == [TokenChunk("Hi"), TokenChunk(" there"), TokenChunk("", "stop", TokenUsage(9, 2, 5))]
 
 
+def test_reasoning_tokens_of_the_server_are_passed_on():
+    usage = {"prompt_tokens": 9, "completion_tokens": 20, "completion_tokens_details": {"reasoning_tokens": 12}}
+    with Upstream(stream(events(delta("Hi", "stop"), {"choices": [], "usage": usage}))) as upstream:
+        assert ask(upstream)[-1].usage == TokenUsage(9, 20, reasoning_tokens=12)
+    without: dict[str, object] = {**usage, "completion_tokens_details": None}
+    with Upstream(stream(events(delta("Hi", "stop"), {"choices": [], "usage": without}))) as upstream:
+        assert ask(upstream)[-1].usage == TokenUsage(9, 20)
+
+
 def test_request_has_all_options_of_the_caller():
     with Upstream(stream(events(delta("Hi", "stop")))) as upstream:
         ask(upstream, Sampling(7, 0.5, seed=3, stop_texts=("END",)), model="large", api_key="s3cret")

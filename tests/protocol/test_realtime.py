@@ -238,7 +238,7 @@ async def test_resumed_speech_before_playback_extends_the_turn(slow_server: Runn
 async def test_pausing_client_gets_speech_started_only_for_a_barge_in(shared_server: RunningServer) -> None:
     async with talking(shared_server) as client:
         updated = await client.detect(SERVER_VAD, chatapi={"pausing": True})
-        assert updated["session"]["chatapi"] == {"pausing": True}
+        assert updated["session"]["chatapi"] == {"pausing": True, "speakers": False, "known_speaker_names": []}
         await client.write("one two three four five six seven eight nine ten " * 4)
         await client.send("response.create")
         timings = (await client.until("chatapi.timings"))["timings"]
@@ -338,7 +338,7 @@ async def test_items_are_created_retrieved_and_deleted(shared_server: RunningSer
         await client.until("conversation.item.deleted")
         await client.send("conversation.item.retrieve", item_id=pending["id"], event_id="e1")
         error = (await client.until("error"))["error"]
-        assert (error["code"], error["event_id"]) == ("item_not_found", "e1")
+        assert (error["code"], error["event_id"]) == ("item_retrieve_invalid_item_id", "e1")
         await client.write("three")
         await client.send("response.create")
         text = (await client.until("response.done"))["response"]["output"][0]["content"][0]["text"]

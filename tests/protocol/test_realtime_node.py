@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 
 from chatapi.audio import Audio
-from conftest import RunningServer, tone
+from chatapi.auth.certificate_authority import CertificateKeeper
+from chatapi.settings import Settings
+from conftest import RunningServer, serving, tone
 from paths import NODE
 
 FOLDER = NODE
@@ -23,11 +27,15 @@ pytestmark = pytest.mark.skipif(
 
 
 def run_script(script: str, server: RunningServer, *arguments: str, stdin: bytes = b"") -> dict[str, Any]:
-    """Runs a Node script and returns its output."""
-    url = f"ws://127.0.0.1:{server.port}/v1/realtime?model=gpt-realtime"
+    """Runs a Node script with the address of the WebSocket and returns its output."""
+    return run(script, f"ws://127.0.0.1:{server.port}/v1/realtime?model=gpt-realtime", *arguments, stdin=stdin)
+
+
+def run(script: str, url: str, *arguments: str, stdin: bytes = b"", **environment: str) -> dict[str, Any]:
     done = subprocess.run(
-        ["node", FOLDER / script, url, "none", *arguments], input=stdin, capture_output=True, timeout=60, check=False
-    )
+        ["node", FOLDER / script, url, "none", *arguments],
+        input=stdin, capture_output=True, timeout=60, check=False, env={**os.environ, **environment},
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr.decode()
     found: dict[str, Any] = json.loads(done.stdout.decode().splitlines()[-1])
     assert found["errors"] == []
@@ -50,3 +58,10 @@ def test_agents_sdk_calls_tools(fake_server: RunningServer) -> None:
     assert found["called"] == [{"city": "Rome"}] and found["ended"] == [["weather", "sunny in Rome"]]
     assert ["function_call", "sunny in Rome"] in found["history"]
     assert found["history"][-1] == ["assistant", "You said: <tool_response>\nsunny in Rome\n</tool_response>."]
+
+
+def test_client_that_insists_on_tls_trusts_the_boxs_own_certificate(fake_settings: Callable[..., Settings]) -> None:
+    with serving(fake_settings("server.tls=true")) as server:
+        trusted = {"NODE_EXTRA_CA_CERTS": str(CertificateKeeper(server.appliance.settings.data).authority)}
+        found = run("secure.mjs", f"https://localhost:{server.port}/v1", **trusted)
+        assert (found["answer"], found["type"]) == ("You said: hello.", "transcription")

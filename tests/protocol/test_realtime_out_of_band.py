@@ -8,9 +8,9 @@ from typing import Any
 import anyio
 import pytest
 
-from chatapi.engines import PromptMessage, TokenChunk
+from chatapi.engines import PromptMessage, Sampling, TokenChunk
 from chatapi.interfaces.http.realtime.out_of_band import MOST
-from conftest import RunningServer
+from conftest import TIMEOUT, RunningServer
 from realtime_client import SERVER_VAD, Client, silence, speech, talking
 
 LONG = "word " * 60
@@ -63,7 +63,7 @@ async def test_input_may_reference_items_of_the_conversation(shared_server: Runn
         done = await answer(client, input=[{"type": "item_reference", "id": item["id"]}])
         assert done["output"][0]["content"][0]["text"] == "You said: the first."
         error = await answer(client, input=[{"type": "item_reference", "id": "item_gone"}])
-        assert error["code"] == "item_not_found"
+        assert error["code"] == "item_retrieve_invalid_item_id"
 
 
 @pytest.mark.anyio
@@ -100,6 +100,28 @@ async def test_system_texts_are_joined_into_one_message(
         brief = {"type": "message", "role": "system", "content": [{"type": "input_text", "text": "Be brief."}]}
         await answer(client, input=[user_message("hello"), brief], instructions="Be kind.")
     assert [(each.role, each.text) for each in prompts] == [("system", "Be kind.\n\nBe brief."), ("user", "hello")]
+
+
+@pytest.mark.anyio
+async def test_response_has_the_temperature_of_its_session_or_its_own(
+    shared_server: RunningServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    used: list[float] = []
+    engine = shared_server.appliance.engines.llm.engine
+    generate = engine.generate
+
+    def recording(
+        messages: Sequence[PromptMessage], sampling: Sampling, *rest: Any, **more: Any
+    ) -> Iterator[TokenChunk]:
+        used.append(sampling.temperature)
+        return generate(messages, sampling, *rest, **more)
+
+    monkeypatch.setattr(engine, "generate", recording)
+    async with talking(shared_server) as client:
+        await client.update(temperature=1.25)
+        await answer(client, input=[user_message("hello")])
+        await answer(client, input=[user_message("hello")], temperature=0.75)
+    assert used == [1.25, 0.75]
 
 
 @pytest.mark.anyio
@@ -171,7 +193,30 @@ async def test_out_of_band_responses_have_a_limit(slow_server: RunningServer) ->
         assert (await client.until("error"))["error"]["code"] == "too_many_responses"
         for reply in [each["response"]["id"] for each in client.events if each["type"] == "response.created"]:
             await client.send("response.cancel", response_id=reply)
-        with anyio.fail_after(10):
+        with anyio.fail_after(TIMEOUT):
             while client.types.count("response.done") < MOST:
                 await client.until("response.done")
         assert (await answer(client, input=[user_message("hello")]))["status"] == "completed"
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("conversation", ["none", "auto"])
+async def test_session_of_a_tts_model_reads_texts_aloud(shared_server: RunningServer, conversation: str) -> None:
+    async with talking(shared_server, model="tts-1") as client:
+        if conversation == "none":
+            await ask(client, input=[user_message("is this urgent?")], output_modalities=["audio"])
+        else:
+            await client.write("is this urgent?")
+            await client.send("response.create")
+        done = (await client.until("response.done"))["response"]
+        assert done["status"] == "completed"
+        assert done["output"][0]["content"][0]["transcript"].strip() == "is this urgent?"
+        assert len(client.audio()) > 0
+
+
+@pytest.mark.anyio
+async def test_text_without_words_is_a_short_silence_in_a_session_of_a_tts_model(shared_server: RunningServer) -> None:
+    async with talking(shared_server, model="gpt-4o-mini-tts") as client:
+        done = await answer(client, input=[user_message("👍")], output_modalities=["audio"])
+        assert done["status"] == "completed" and done["output"][0]["content"][0]["transcript"] == "👍"
+        assert len(client.audio()) > 0 and not client.audio().any()

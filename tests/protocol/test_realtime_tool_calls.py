@@ -130,19 +130,22 @@ async def test_tool_calls_of_an_earlier_session_can_be_created_and_deleted(share
 
 @pytest.mark.anyio
 async def test_invalid_tools_are_rejected_by_name(shared_server: RunningServer) -> None:
+    many = [{**WEATHER, "name": f"weather_{number}", "description": "a" * 16_000} for number in range(4)]
     async with talking(shared_server) as client:
         for session, code, param in (
             ({"tools": [WEATHER, WEATHER]}, "invalid_value", "tools"),
-            ({"tools": [{**WEATHER, "description": "a" * 20_000}]}, "string_above_max_length", "tools"),
+            ({"tools": many}, "string_above_max_length", "tools"),
             ({"tools": [{"type": "mcp", "server_label": "x"}]}, "invalid_value", "session.tools.0.type"),
             ({"tools": [{**WEATHER, "name": "a b"}]}, "invalid_value", "session.tools.0.name"),
-            ({"tool_choice": "required"}, "invalid_value", "tool_choice"),
             ({"tool_choice": "often"}, "invalid_value", "session.tool_choice"),
-            ({"tools": [NEWS], "tool_choice": {"type": "function", "name": "weather"}}, "invalid_value", "tool_choice"),
         ):
             await client.send("session.update", session={"type": "realtime", **session})
             error = (await client.until("error"))["error"]
             assert (error["code"], error["param"]) == (code, param)
+        for choice in ("required", {"type": "function", "name": "news"}):
+            await client.send("response.create", response={"tool_choice": choice})
+            error = (await client.until("error"))["error"]
+            assert (error["code"], error["param"]) == ("invalid_value", "tool_choice")
         assert (await send_output(client, "call_x", "a"))["error"]["code"] == "call_not_found"
         # An unsupported schema is rejected only when the engine has to conform to it.
         strange = {**WEATHER, "parameters": {"type": "object", "patternProperties": {}}}
@@ -154,6 +157,27 @@ async def test_invalid_tools_are_rejected_by_name(shared_server: RunningServer) 
         [call] = (await answer(client, tool_choice="required"))["output"]
         await send_output(client, call["call_id"], "")
         assert (await send_output(client, call["call_id"], "again"))["error"]["code"] == "call_not_found"
+
+
+@pytest.mark.anyio
+async def test_tool_choice_may_come_before_its_tools(shared_server: RunningServer) -> None:
+    for choice in ("required", {"type": "function", "name": "weather"}):
+        async with talking(shared_server) as client:
+            await client.update(**TEXT, tool_choice=choice)
+            assert (await answer(client))["output"][0]["type"] == "message"
+            session = (await client.update(tools=[{**WEATHER, "description": None, "strict": None}]))["session"]
+            assert (session["tool_choice"], session["tools"][0]["description"]) == (choice, "")
+            assert [item["type"] for item in (await answer(client))["output"]] == ["function_call"]
+
+
+@pytest.mark.anyio
+async def test_tools_of_chat_completions_and_without_parameters_are_accepted(shared_server: RunningServer) -> None:
+    inner = {"name": "weather", "parameters": None, "description": None}
+    async with talking(shared_server) as client:
+        tool = {"type": "function", "function": inner}
+        await client.update(**TEXT, tools=[tool], tool_choice={"type": "function", "function": {"name": "weather"}})
+        [call] = (await answer(client))["output"]
+        assert (call["name"], call["arguments"]) == ("weather", "{}")
 
 
 def test_tool_call_is_in_the_prompt_only_with_its_result() -> None:

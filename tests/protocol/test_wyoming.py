@@ -15,15 +15,17 @@ from wyoming.client import AsyncTcpClient, AsyncUnixClient
 from wyoming.event import Event
 from wyoming.handle import Handled
 from wyoming.info import Describe, Info, SelectProgram
+from wyoming.intent import Recognize
 from wyoming.ping import Ping
 from wyoming.tts import Synthesize, SynthesizeChunk, SynthesizeStart, SynthesizeStop, SynthesizeVoice
+from wyoming.vad import VoiceStarted, VoiceStopped
 from wyoming.wake import Detect, Detection
 
 from chatapi.appliance import Appliance
 from chatapi.audio import RATE, Samples
 from chatapi.interfaces.wyoming import listeners
 from chatapi.settings import Settings
-from conftest import RunAppliance, tone
+from conftest import TIMEOUT, RunAppliance, tone
 from wyoming_peer import ask, audio_events, audio_of, open_to_wyoming, types, until
 
 pytestmark = pytest.mark.anyio
@@ -118,10 +120,26 @@ async def test_silence_has_an_empty_transcript(fake_appliance: RunAppliance) -> 
     assert received[1].data == {"text": "", "context": {"a": 1}}
 
 
-async def test_language_may_have_a_region(fake_appliance: RunAppliance) -> None:
+@pytest.mark.parametrize("language", ["de_DE", "de-AT", "DE", "german", "deu"])
+async def test_language_may_be_written_in_any_way(fake_appliance: RunAppliance, language: str) -> None:
     async with fake_appliance() as appliance, open_to_wyoming(appliance) as (_, port):
-        received = await ask(port, Transcribe(language="de_DE"), *audio_events(tones(1.0)), end=["transcript"])
+        received = await ask(port, Transcribe(language=language), *audio_events(tones(1.0)), end=["transcript"])
     assert received[-1].data["language"] == "de"
+
+
+async def test_model_of_another_server_is_replaced_by_that_of_the_box(fake_appliance: RunAppliance) -> None:
+    async with fake_appliance() as appliance, open_to_wyoming(appliance) as (_, port):
+        received = await ask(port, Transcribe(name="base-int8"), *audio_events(tones(1.0)), end=["transcript"])
+    assert received[-1].data["text"].startswith("heard 1")
+
+
+async def test_audio_without_a_start_is_transcribed(fake_appliance: RunAppliance) -> None:
+    _, *chunks, stop = audio_events(tones(1.0), 22_050, 2, 2)
+    async with fake_appliance() as appliance, open_to_wyoming(appliance) as (_, port):
+        received = await ask(port, Transcribe(), *chunks, stop, end=["transcript-stop"])
+    assert types(received) == ["transcript-start", "transcript-chunk", "transcript", "transcript-stop"]
+    # A second of 16 kHz is played as 22.05 kHz.
+    assert 0.7 < float(received[-2].data["text"].split()[1]) < 1.3
 
 
 async def test_text_is_synthesized_as_one_audio_stream(fake_appliance: RunAppliance) -> None:
@@ -163,6 +181,18 @@ async def test_audio_is_sent_while_text_is_streamed(fake_appliance: RunAppliance
             assert types(await until(client, "audio-stop")) == ["audio-start", "audio-chunk", "audio-stop"]
 
 
+async def test_streamed_text_without_a_start_is_synthesized(fake_appliance: RunAppliance) -> None:
+    async with fake_appliance() as appliance, open_to_wyoming(appliance) as (_, port):
+        sent = (SynthesizeStop(), SynthesizeChunk("One two "), SynthesizeChunk("three."), SynthesizeStop(), Ping("end"))
+        async with AsyncTcpClient("127.0.0.1", port) as client:
+            for each in sent:
+                await client.write_event(each.event())
+            received = [*await until(client, "synthesize-stopped"), *await until(client, "synthesize-stopped")]
+    spoken = [event for event in received if event.type != "pong"]
+    assert types(spoken) == ["synthesize-stopped", "audio-start", "audio-chunk", "audio-stop", "synthesize-stopped"]
+    assert 0.15 < audio_of(spoken).seconds <= 0.2
+
+
 @pytest.mark.parametrize("text", ["👍", "...", "---", ""])
 async def test_text_without_words_is_silence_and_the_connection_stays_open(
     fake_appliance: RunAppliance, text: str
@@ -200,6 +230,28 @@ async def test_wake_word_is_detected_every_time(fake_appliance: RunAppliance) ->
             assert types(await until(client, "not-detected")) == ["not-detected"]
     assert [each.name for each in found] == ["fake", "fake"]
     assert [each.timestamp for each in found] == pytest.approx([1020, 2320], abs=60)
+
+
+async def test_wake_word_is_detected_without_an_audio_start(fake_appliance: RunAppliance) -> None:
+    chunks = audio_events(np.concatenate([tone(1.0), WAKE_WORD, SILENCE]))[1:-1]
+    async with fake_appliance() as appliance, open_to_wyoming(appliance) as (_, port):
+        async with AsyncTcpClient("127.0.0.1", port) as client:
+            # A satellite sends `detect` and audio, and after each detection the same again.
+            for _ in range(2):
+                for each in (Detect(names=["fake"]), *chunks):
+                    await client.write_event(each.event())
+                [detection] = await until(client, "detection", "error")
+                assert detection.type == "detection"
+
+
+@pytest.mark.parametrize("name", ["ok_nabu", "ok_nabu_v0.1", "Okay Nabu", "okay_nabu"])
+async def test_wake_word_may_be_written_as_other_servers_do(
+    fake_appliance: RunAppliance, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr("chatapi.interfaces.wyoming.handler.wake_word", lambda appliance: "okay_nabu")
+    async with fake_appliance() as appliance, open_to_wyoming(appliance) as (_, port):
+        received = await ask(port, Detect(names=[name]), *audio_events(SILENCE), end=["not-detected"])
+    assert types(received) == ["not-detected"]
 
 
 async def test_detection_has_the_timestamp_of_the_client(fake_appliance: RunAppliance) -> None:
@@ -248,11 +300,36 @@ async def test_rejected_turn_is_not_handled(fake_appliance: RunAppliance) -> Non
         assert 'chatapi_errors_total{code="engine_failed"} 1.0' in appliance.metrics.page().decode()
 
 
+@pytest.mark.parametrize("kind", ["run-pipeline", "run-satellite", "from-the-future"])
+async def test_unknown_request_is_answered_and_the_connection_stays_open(
+    fake_appliance: RunAppliance, kind: str
+) -> None:
+    async with fake_appliance() as appliance, open_to_wyoming(appliance) as (_, port):
+        async with AsyncTcpClient("127.0.0.1", port) as client:
+            await client.write_event(Event(kind, {"x": [1]}, b"bytes"))
+            await client.write_event(Synthesize("One.").event())
+            received = await until(client, "audio-stop")
+    assert received[0].data == {"text": f"event type {kind!r} is not supported", "code": "unknown_event"}
+    assert types(received) == ["error", "audio-start", "audio-chunk", "audio-stop"]
+
+
+async def test_notification_is_ignored(fake_appliance: RunAppliance) -> None:
+    start, *rest = audio_events(tones(1.0))
+    async with fake_appliance() as appliance, open_to_wyoming(appliance) as (_, port):
+        received = await ask(port, Transcribe(), start, VoiceStarted(), *rest, VoiceStopped(), end=["transcript"])
+    assert types(received) == ["transcript-start", "transcript-chunk", "transcript"]
+
+
+async def test_request_for_an_intent_is_not_recognized(fake_appliance: RunAppliance) -> None:
+    async with fake_appliance() as appliance, open_to_wyoming(appliance) as (_, port):
+        [event] = await ask(port, Recognize("turn it on", context={"a": 1}), end=["not-recognized"])
+    assert "intent recognition is not supported" in event.data["text"] and event.data["context"] == {"a": 1}
+
+
 async def test_one_connection_serves_several_requests(fake_appliance: RunAppliance) -> None:
     async with fake_appliance() as appliance, open_to_wyoming(appliance) as (server, port):
         async with AsyncTcpClient("127.0.0.1", port) as client:
             for each in (
-                Event("from-the-future", {"x": [1]}, b"bytes"),
                 SelectProgram("chatapi"),
                 AudioStop(),
                 Synthesize("One."),
@@ -263,7 +340,7 @@ async def test_one_connection_serves_several_requests(fake_appliance: RunApplian
                 AudioStart(RATE, 2, 1),
                 Describe(),
             ):
-                await client.write_event(each if isinstance(each, Event) else each.event())
+                await client.write_event(each.event())
             await client.write_event(Synthesize("Three.").event())
             received = types([*await until(client, "info"), *await until(client, "audio-stop")])
             assert server.health["connections"] == 1
@@ -293,7 +370,7 @@ async def test_while_models_load_requests_are_rejected(fake_settings: Callable[.
             assert (rejected.type, rejected.data["code"]) == ("error", "not_ready")
         [*_, late] = await ask(port, Transcript("Hello."), end=["not-handled"])
         assert "not loaded yet" in late.data["text"]
-        with anyio.fail_after(10):
+        with anyio.fail_after(TIMEOUT):
             await appliance.load()
         assert types(await ask(port, Synthesize("Hello."), end=["audio-stop"])) == [
             "audio-start", "audio-chunk", "audio-stop",

@@ -21,7 +21,7 @@ from wyoming.tts import Synthesize, SynthesizeChunk, SynthesizeStart, Synthesize
 from wyoming.wake import Detect
 
 from chatapi.audio import RATE
-from conftest import RunAppliance, tone
+from conftest import TIMEOUT, RunAppliance, tone
 from conftest import until as eventually
 from wyoming_peer import ask, audio_events, open_to_wyoming, until
 
@@ -63,8 +63,7 @@ async def raw(port: int, *sent: bytes) -> list[dict[str, Any]]:
 @pytest.mark.parametrize(
     ("requests", "code", "message"),
     [
-        ([AudioChunk(RATE, 2, 1, b"00")], "unexpected_event", "audio-chunk arrived before audio-start"),
-        ([SynthesizeChunk("Hello.")], "unexpected_event", "synthesize-chunk arrived before synthesize-start"),
+        ([AudioChunk(7_999, 2, 1, b"00")], "bad_audio", "8000 to 192000 Hz"),
         ([SynthesizeStart(), Transcript("Hello.")], "unexpected_event", "transcript arrived before synthesize-stop"),
         ([AudioStart(7_999, 2, 1)], "bad_audio", "8000 to 192000 Hz"),
         ([AudioStart(RATE, 5, 1)], "bad_audio", "5 bytes per sample are not supported"),
@@ -74,13 +73,13 @@ async def raw(port: int, *sent: bytes) -> list[dict[str, Any]]:
         ([Event("audio-start", {"rate": RATE})], "invalid_value", "width must be given"),
         ([START, AudioChunk(8000, 2, 1, b"00")], "bad_audio", "differs from its audio-start"),
         ([START, AudioChunk(RATE, 2, 1, b"000"), Event("audio-stop")], "bad_audio", "1 bytes of a frame of 2"),
-        ([Transcribe(name="whisper-huge")], "unknown_model", "use fake"),
         ([Transcribe(language="xx")], "unknown_language", "supported languages: en, de"),
         ([Event("transcribe", {"language": 5})], "invalid_value", "language must be text"),
         ([Event("transcript", {"text": None})], "invalid_value", "text must be text"),
         ([Event("transcript", {"text": "\ud800"})], "invalid_value", "text must be text"),
         ([Synthesize("one \0 two")], "invalid_value", "NUL or lone surrogates"),
         ([Event("transcript", {})], "invalid_value", "text must be given"),
+        ([Event("recognize", {})], "invalid_value", "text must be given"),
         ([Event("transcript", {"text": "a", "context": [1]})], "invalid_value", "context must be a table"),
         ([Transcript("a", context={"conversation_id": "x" * 201})], "invalid_value", "at most 200"),
         ([Detect(names=["hey_jarvis"])], "unknown_wake_word", "use fake"),
@@ -88,8 +87,8 @@ async def raw(port: int, *sent: bytes) -> list[dict[str, Any]]:
         ([Synthesize("Hello.", SynthesizeVoice("nobody"))], "unknown_voice", "there are: fake, fake-high"),
         ([Synthesize("Hello.", SynthesizeVoice("echo", speaker="2"))], "unknown_speaker", "single speaker"),
         ([Synthesize("<speak/>", text_format="ssml")], "unsupported_text_format", "only text is supported"),
-        ([Synthesize("a" * 101)], "text_too_long", "more than 100 characters"),
-        ([SynthesizeStart(), *[SynthesizeChunk("a" * 30)] * 4], "text_too_long", "more than 100 characters"),
+        ([Synthesize("a" * 101)], "text_too_long", "100 characters (limits"),
+        ([SynthesizeStart(), *[SynthesizeChunk("a" * 30)] * 4], "text_too_long", "100 characters (limits"),
         ([Event("synthesize", {"text": b"\xff\xfe".decode("latin-1"), "voice": 5})], "invalid_value", "voice must be"),
         ([Event("select-program", {"name": "piper"})], "unknown_program", "use chatapi"),
         ([Event("ping", {"text": 5})], "invalid_value", "text must be text"),
@@ -263,7 +262,7 @@ async def test_half_closed_connection_gets_its_response(fake_appliance: RunAppli
         async with await anyio.connect_tcp("127.0.0.1", port) as stream:
             await stream.send(b"".join(map(bytes_of, (Describe(), Synthesize("Hello.")))))
             await stream.send_eof()
-            with anyio.fail_after(10):
+            with anyio.fail_after(TIMEOUT):
                 received = b"".join([data async for data in stream])
         assert b'"info"' in received and b'"audio-stop"' in received
         await eventually(lambda: server.health["connections"] == 0)
@@ -271,12 +270,12 @@ async def test_half_closed_connection_gets_its_response(fake_appliance: RunAppli
 
 @anyio_test
 async def test_client_without_events_times_out_earlier(fake_appliance: RunAppliance) -> None:
-    async with fake_appliance("server.head_seconds=0.2") as appliance, open_to_wyoming(appliance) as (server, port):
+    async with fake_appliance("server.head_seconds=1.5") as appliance, open_to_wyoming(appliance) as (server, port):
         [error] = await raw(port)
-        assert (error["code"], "idle for 0.2 seconds" in error["text"]) == ("idle", True)
+        assert (error["code"], "idle for 1.5 seconds" in error["text"]) == ("idle", True)
         async with AsyncTcpClient("127.0.0.1", port) as client:
             await pinged(client, 1)
-            await anyio.sleep(0.4)
+            await anyio.sleep(2)
             assert (await pinged(client, 2)).type == "pong" and server.health["connections"] == 1
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import psutil
 
-ROLES = ("asr", "llm", "tts", "turn_detection")
+ROLES = ("asr", "llm", "tts", "turn_detection", "speaker")
 """Roles whose engine can run in a process."""
 IN_PROCESSES = tuple(f"{role}.worker=process" for role in ROLES)
 """Settings with which they do."""

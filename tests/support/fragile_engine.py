@@ -62,6 +62,8 @@ class FragileEngine:
             raise NotFound("the engine has no model", code="no_such_model")
         if table.fault == "crash":
             ctypes.string_at(0)
+        if table.fault == "hang":
+            time.sleep(1000)
         log.info("fragile engine loaded", extra={"number": 7, "key": Path("/")})
 
     def count(self, most: int, stop: Stop = never) -> Iterator[int]:

@@ -15,6 +15,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from chatapi.audio import Samples
 from chatapi.interfaces.http.realtime.audio_format import decode_audio, encode_audio
 from conftest import TIMEOUT, RunningServer, tone
+from openai_events import check_event
 
 RATE = 24_000
 
@@ -36,7 +37,9 @@ class Client:
         """Waits for the next event of one of these types."""
         with anyio.fail_after(TIMEOUT):
             while True:
-                event = (await self.connection.recv()).model_dump()
+                raw_event = await self.connection.recv_bytes()
+                check_event(json.loads(raw_event))
+                event = self.connection.parse_event(raw_event).model_dump()
                 self.events.append(event)
                 if event["type"] in kinds:
                     return event
@@ -94,7 +97,8 @@ async def talking(server: RunningServer, key: str = "none", model: str = "defaul
 
 @asynccontextmanager
 async def raw(server: RunningServer, query: str = "", **options: Any) -> AsyncIterator[ClientConnection]:
-    async with connect(f"ws://127.0.0.1:{server.port}/v1/realtime{query}", max_size=None, **options) as plain:
+    options = {"open_timeout": TIMEOUT, "max_size": None, **options}
+    async with connect(f"ws://127.0.0.1:{server.port}/v1/realtime{query}", **options) as plain:
         yield plain
 
 
@@ -102,5 +106,6 @@ async def receive_event(plain: ClientConnection, *kinds: str) -> Event:
     with anyio.fail_after(TIMEOUT):
         while True:
             event: Event = json.loads(await plain.recv())
+            check_event(event)
             if event["type"] in kinds:
                 return event

@@ -7,7 +7,7 @@ import pytest
 
 from chatapi.errors import Busy
 from chatapi.runtime.admission import Admission, Priority
-from conftest import until
+from conftest import TIMEOUT, until
 
 pytestmark = pytest.mark.anyio
 
@@ -123,6 +123,6 @@ async def test_a_waiter_gets_the_reserved_slot_when_the_reservation_ends(monkeyp
     await anyio.sleep(0.1)
     # A second reservation prolongs the first.
     admission.reserve_live()
-    with anyio.fail_after(5):
+    with anyio.fail_after(TIMEOUT):
         await admission.acquire(Priority.BULK)
     assert admission.used == 2

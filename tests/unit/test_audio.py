@@ -98,7 +98,7 @@ def with_field(offset: int, form: str, value: int) -> bytes:
         (with_field(32, "<H", 0), "0 bytes for 1 samples of 16 bits"),
         (b"fLaC" + bytes(100), "damaged"),
         (b"OggS" + bytes(100), "damaged"),
-        (b"\x00\x00\x00\x20ftypM4A " + bytes(100), "damaged"),
+        (b"\x00\x00\x00\x20ftypM4A " + bytes(100), "has no index"),
         (b"\x1aE\xdf\xa3" + bytes(100), "damaged"),
     ],
 )

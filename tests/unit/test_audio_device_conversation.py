@@ -57,6 +57,10 @@ class FakeDevices:
         speech = np.concatenate(parts)
         self._speech += [speech[at : at + BLOCK] for at in range(0, len(speech) // BLOCK * BLOCK, BLOCK)]
 
+    @property
+    def speaking(self) -> bool:
+        return bool(self._speech)
+
     def play(self, audio: Audio) -> None:
         self.queued.append(audio)
         self._queue += round(audio.seconds * RATE)
@@ -99,6 +103,11 @@ class ConversationRun:
             while not condition():
                 await anyio.sleep(0.005)
 
+    async def said(self) -> None:
+        """Waits until the conversation has taken all that was said, and a moment of silence after it."""
+        self.devices.say(np.zeros(RATE // 2, np.float32))
+        await self.until(lambda: not self.devices.speaking)
+
     async def state(self, name: str) -> None:
         await self.until(lambda: self.conversation.health["state"] == name)
 
@@ -121,7 +130,7 @@ async def test_asleep_speech_is_not_answered_or_transcribed(fake_appliance: RunA
     async with running_conversation(fake_appliance, *WAKE_WORD_MODE) as run:
         assert run.events == [("listening", "a high tone")]
         run.devices.say(tone(1.0))
-        await anyio.sleep(0.5)
+        await run.said()
         assert run.kinds() == ["listening"]
         assert run.conversation.health["state"] == "asleep"
         assert run.conversation.health["wake_word"] == "a high tone"
@@ -142,7 +151,7 @@ async def test_wake_word_starts_a_conversation_that_continues_without_it_and_fal
         await run.until(lambda: "asleep" in run.kinds())
         assert run.devices.chime_count("done") == 1
         run.devices.say(tone(1.0))
-        await anyio.sleep(0.5)
+        await run.said()
         assert run.kinds().count("transcript") == 2
 
 
@@ -193,7 +202,7 @@ async def test_repeated_press_and_release_start_and_end_one_turn(fake_appliance:
         assert run.conversation.state == "hearing"
         assert run.devices.chime_count("listening") == 1
         run.devices.say(tone(1.0))
-        await anyio.sleep(0.3)
+        await run.said()
         await run.conversation.release()
         await run.conversation.release()
         await run.until(lambda: "answer" in run.kinds())

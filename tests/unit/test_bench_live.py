@@ -10,12 +10,13 @@ import pytest
 from chatapi.audio import RATE, Samples
 from chatapi.bench import corpus
 from chatapi.bench.corpus import Clip, Hesitation
-from chatapi.bench.live import endings, pauses, scenarios
+from chatapi.bench.live import budget, endings, pauses, scenarios
+from chatapi.bench.live.budget import Budget
 from chatapi.bench.live.harness import BLOCK, Speaker
 from chatapi.bench.live.in_process import InProcessTransport
 from chatapi.bench.live.timeline import drawn, timeline
 from chatapi.bench.recognition import CORPUS
-from chatapi.events import ResponseStarted
+from chatapi.events import ResponseStarted, TurnEnded, TurnTimings
 from conftest import RunAppliance, tone
 
 pytestmark = pytest.mark.anyio
@@ -119,3 +120,31 @@ def test_hesitations_have_two_parts_and_a_transcript() -> None:
     found = corpus.hesitations(CORPUS)
     assert len(found) == 36
     assert all(len(each.before) > 0.2 * RATE < len(each.after) and each.text for each in found)
+
+
+async def test_budget_of_an_answer_adds_up_to_its_latency(fake_appliance: RunAppliance) -> None:
+    async with fake_appliance() as appliance, InProcessTransport(appliance.live).open_harness() as room:
+        found = await scenarios.question(room, clip(0.8))
+        [timings] = [event.timings for _, event in room.events if isinstance(event, TurnEnded)]
+    assert found.latency is not None
+    made = Budget.of(found.latency, timings)
+    assert made is not None and sum(made.parts) == pytest.approx(found.latency)
+    assert min(made.parts[:-1]) >= 0
+    rows = budget.rows([made])
+    assert sum(row.value for row in rows) == pytest.approx(found.latency)
+    assert ElementTree.fromstring(budget.drawn([made])) is not None
+
+
+def test_silence_counts_only_as_far_as_it_outlasts_the_preparation() -> None:
+    ready = TurnTimings(transcript=0.1, first_token=0.15, first_sentence=0.2, first_audio=0.25, endpoint=0.3)
+    early = Budget.of(0.4, ready)
+    late = Budget.of(
+        0.4, TurnTimings(transcript=0.1, first_token=0.2, first_sentence=0.2, first_audio=0.3, endpoint=0.2)
+    )
+    assert early is not None and early.parts == pytest.approx([0.1, 0.05, 0.05, 0.05, 0.05, 0.1])
+    assert late is not None and late.parts == pytest.approx([0.1, 0.1, 0, 0.1, 0, 0.1])
+
+
+def test_answer_without_known_stages_has_no_budget() -> None:
+    assert Budget.of(0.4, TurnTimings(transcript=0.1)) is None
+    assert budget.rows([]) == []

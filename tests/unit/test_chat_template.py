@@ -73,3 +73,19 @@ def test_template_that_rejects_the_messages_returns_none() -> None:
 
 def test_template_without_the_last_message_returns_none() -> None:
     assert ChatTemplate("{{ messages[0].content }}").opened([message("system", "x"), USER]) is None
+
+
+@pytest.mark.parametrize(
+    ("end", "opened"),
+    [
+        ("<|im_start|>assistant\n<think>\n", "<think>\n"),
+        ("[THINK]", "[THINK]"),
+        ("<|im_start|>assistant\n", ""),
+        ("{% if enable_thinking is defined and enable_thinking is false %}<think>\n\n</think>\n\n{% endif %}", ""),
+        ("{% if enable_thinking %}<think>{% endif %}", ""),
+        ("{{ raise_exception('no') }}", ""),
+    ],
+)
+def test_template_that_opens_reasoning_is_recognized(end: str, opened: str) -> None:
+    template = ChatTemplate(f"{{{{ messages[0].content }}}}{{% if add_generation_prompt %}}{end}{{% endif %}}")
+    assert template.opened_reasoning() == opened

@@ -143,6 +143,17 @@ R36, R39 = ("# R36 (release), REVISION: 4.3, GCID: 1\n", "# R39 (release), REVIS
 
 
 @pytest.mark.parametrize(
+    ("revision", "faulty"), [("4.4", False), ("4.7", True), ("4.8", True), ("5.0", False), ("5", False)]
+)
+def test_fault_of_the_allocator_is_reported_with_its_remedy(revision: str, faulty: bool) -> None:
+    files = with_release(f"# R36 (release), REVISION: {revision}, GCID: 42132812, BOARD: generic, EABI: aarch64\n")
+    found = findings(jetson.release, check_context(files))
+    assert found[0].startswith("good board") and len(found) == 1 + faulty
+    if faulty:
+        assert found[1].startswith(f"note GPU memory: L4T r36.{revision} fails") and "update to r36.5" in found[1]
+
+
+@pytest.mark.parametrize(
     ("files", "image", "level", "expected"),
     [
         (with_release(R36), "36.4.0", "good board", "sm_87, L4T r36.4.3, CUDA 12.6.68"),

@@ -134,6 +134,32 @@ def test_port_in_use_is_reported_with_its_process(monkeypatch: pytest.MonkeyPatc
     assert "cannot listen on" in findings(network.address, check_context({}, "server.host=203.0.113.1"))[0]
 
 
+def test_torchserve_ports_in_use_are_reported_by_their_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    ports = ("inference_port", "management_port", "metrics_port", "grpc_inference_port", "grpc_management_port")
+    monkeypatch.setattr(network, "listening", lambda _: (77, "nginx", False))
+    with port_in_use() as used:
+        for name in ports:
+            numbers = {each: used if each == name else 0 for each in ports}
+            chosen = [f"torchserve.{each}={number}" for each, number in numbers.items()]
+            found = findings(network.torchserve, check_context({}, "torchserve.enabled=true", *chosen))
+            message = f"127.0.0.1:{used} is used by nginx (process 77): end it, or set torchserve.{name}"
+            assert [each for each in found if each.startswith("bad")] == [f"bad TorchServe: {message}"]
+            assert findings(network.torchserve, check_context({}, *chosen)) == []
+
+
+def test_asr_webservice_reports_its_port_keys_and_open_address(tmp_path: Path) -> None:
+    with port_in_use() as port:
+        chosen = ("asr_webservice.enabled=true", f"asr_webservice.port={port}", f"data={tmp_path}")
+        assert str(port) in findings(network.asr_webservice, check_context({}, *chosen))[0]
+        assert findings(network.asr_webservice, check_context({}, *chosen[1:])) == []
+    public = (*chosen, "asr_webservice.port=0", "asr_webservice.host=0.0.0.0")
+    free, note = findings(network.asr_webservice, check_context({}, *public))
+    assert free == "good whisper-asr-webservice: 0.0.0.0:0 is free" and "set asr_webservice.allow" in note
+    auth.add(tmp_path, "kitchen", ["talk"])
+    [keys] = findings(network.asr_webservice, check_context({}, *public))
+    assert keys.startswith("bad whisper-asr-webservice: it cannot be offered: the box has API keys")
+
+
 def test_open_address_without_an_api_key_is_a_note() -> None:
     closing = "chatapi keys add NAME, or set server.api_key, to close it"
     note = f"note address: 0.0.0.0 is open to everyone on the network: {closing}"

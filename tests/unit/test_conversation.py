@@ -89,15 +89,19 @@ async def test_answer_preempted_by_a_live_turn_continues_where_it_was(fake_appli
 
         async def ask(name: str, prompt: str, priority: Priority) -> None:
             async with appliance.completions.run(Turn(prompt=prompt, priority=priority)) as events:
-                found = [event async for event in events]
+                found = []
+                async for event in events:
+                    found.append(event)
+                    if isinstance(event, TextDelta):
+                        answering.set()
             ended = found[-1]
             assert isinstance(ended, TurnEnded)
             replies[name] = "".join(event.text for event in found if isinstance(event, TextDelta)), ended
 
-        words = " ".join(f"word{number}" for number in range(40))
+        words, answering = " ".join(f"word{number}" for number in range(40)), anyio.Event()
         async with anyio.create_task_group() as group:
             group.start_soon(ask, "request", words, Priority.REQUEST)
-            await anyio.sleep(0.4)
+            await answering.wait()
             group.start_soon(ask, "live", "stop", Priority.LIVE)
         assert list(replies) == ["live", "request"]
         assert replies["request"][0] == f"You said: {words}."

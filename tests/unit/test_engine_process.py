@@ -288,6 +288,55 @@ async def test_fault_of_the_constructor_is_raised_by_open(fault: str, kind: type
     assert children() == before
 
 
+async def test_engine_that_crashes_while_it_is_loaded_again_is_not_tried_forever(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    faults, loads = [""], []
+
+    def load() -> EngineProcess:
+        loads.append(faults[0])
+        return EngineProcess(ChosenEngine("fragile", "native", [], 1), fragile_settings(faults[0]))
+
+    worker: Worker[Any] = Worker("fragile", load)
+    process = (await worker.open()).process
+    faults[0] = "crash"
+    os.kill(process, signal.SIGKILL)
+    await until(lambda: len(loads) == 2 and worker.state == "idle")
+    for _ in range(REBUILDS - 1):
+        with pytest.raises(EngineFailed, match="crashed while it was loading") as failed:
+            await items(worker, "count", 1)
+        assert failed.value.code == "engine_crashed"
+    for _ in range(3):
+        with pytest.raises(NotReady):
+            await items(worker, "count", 1)
+    assert loads == ["", *["crash"] * REBUILDS]
+    faults[0] = ""
+    monkeypatch.setattr(rebuild_limit, "CRASH_SECONDS", 0.0)
+    assert await items(worker, "count", 2) == [0, 1]
+    await worker.aclose()
+
+
+async def test_engine_killed_while_loading_costs_one_call() -> None:
+    faults = ["hang", ""]
+    worker: Worker[Any] = Worker(
+        "fragile", lambda: EngineProcess(ChosenEngine("fragile", "native", [], 1), fragile_settings(faults.pop(0)))
+    )
+
+    async def killed() -> None:
+        with pytest.raises(EngineFailed, match="SIGKILL"):
+            await worker.open()
+
+    before = children()
+    async with anyio.create_task_group() as group:
+        group.start_soon(killed)
+        await until(lambda: len(children() - before) == 1)
+        # As the kernel does where memory has run out.
+        [process] = children() - before
+        os.kill(process, signal.SIGKILL)
+    assert await items(worker, "count", 2) == [0, 1]
+    await worker.aclose()
+
+
 async def test_engine_that_does_not_exist_is_a_fault() -> None:
     with pytest.raises((EngineFault, KeyError)):
         EngineProcess(ChosenEngine("no_role", "native", [], 1), fragile_settings())

@@ -119,7 +119,7 @@ def test_the_fault_hang_ignores_stop_until_the_engine_is_closed():
     thread.join(timeout=0.05)
     assert thread.is_alive()
     engine.close()
-    thread.join(timeout=10)
+    thread.join(timeout=60)
     assert not thread.is_alive()
     assert rest == []
 

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Container, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
 
 from chatapi import settings
 from chatapi.appliance import Appliance
-from chatapi.engines import PromptMessage
+from chatapi.engines import Capability, PromptMessage, Sampling, Stop, TokenChunk, TokenUsage, Tool
 from chatapi.errors import TooLarge, Unprocessable
 from chatapi.events import Event, Speech, TextDelta
 from chatapi.services.turns.generation import Generation, GenerationOptions, Generator
 from chatapi.services.turns.prompts import FixedPrompt, Prompt, Question
 from chatapi.storage.history import ConversationState
-from conftest import FAKE_ENGINES, RunAppliance, installed_model
+from conftest import FAKE_ENGINES, RunAppliance, installed_model, until
 
 pytestmark = pytest.mark.anyio
 CONTEXT = 256
@@ -73,10 +74,57 @@ async def test_answer_paused_at_a_full_context_ends_with_the_reason_length(
             )
 
 
+async def test_corrected_answer_is_continued_after_its_pause(
+    fake_appliance: RunAppliance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = ['<tool_call>{"name": "nothing"}</tool_call>', "It rains today. And", " it is cold."]
+    asked: list[Sequence[PromptMessage]] = []
+
+    def generate(messages: Sequence[PromptMessage], sampling: Sampling, stop: Stop) -> Iterator[TokenChunk]:
+        asked.append(messages)
+        yield TokenChunk(answers[len(asked) - 1])
+        # Time for the pause, which the first sentence causes.
+        if len(asked) == 2:
+            yield TokenChunk("")
+        yield TokenChunk("", "stop", TokenUsage(1, 1))
+
+    async with fake_appliance() as appliance:
+        generator, confirmed = appliance.chat.generator, anyio.Event()
+        confirmed.set()
+        monkeypatch.setattr(appliance.engines.llm.engine, "generate", generate)
+        weather = Sampling(tools=(Tool("weather", "Tells it.", {"type": "object"}),))
+        options = GenerationOptions(generator.synthesis.voice(None), sampling=weather, confirmed=confirmed)
+        generation = await generator.generate(chat_prompt("Is it raining?"), options, _discard, lambda stage: None)
+    assert [messages[-1].role for messages in asked] == ["user", "user", "assistant"]
+    assert asked[2][-1].text == "It rains today. And"
+    assert generation.reply == "It rains today. And it is cold."
+
+
+async def test_call_is_made_for_the_engine_that_runs_it(
+    fake_appliance: RunAppliance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Container[Capability]] = []
+
+    class Recording(FixedPrompt):
+        def generate(self, messages: Any, sampling: Sampling, capabilities: Container[Capability]) -> Any:
+            seen.append(capabilities)
+            return super().generate(messages, sampling, capabilities)
+
+    async with fake_appliance() as appliance, anyio.create_task_group() as group:
+        llm, generator = appliance.engines.llm, appliance.chat.generator
+        prompt, options = Recording((PromptMessage("user", "hello"),)), GenerationOptions()
+        with llm.lifetime.holding():
+            group.start_soon(generator.generate, prompt, options, _discard, lambda stage: None)
+            await until(lambda: llm.admission.used == 1)
+            monkeypatch.setattr(llm.engine, "capabilities", frozenset({"schema"}))
+    assert seen == [{"schema"}]
+
+
 @pytest.mark.real
 async def test_answer_of_a_real_model_paused_at_a_full_context_ends_the_same(data: Path) -> None:
     installed_model("smollm2-135m-instruct")
-    prompt = chat_prompt("Read these words: " + "word " * CONTEXT + ". Now tell me a long story about the sea.")
+    ships = " ".join(f"Ship {number} sails." for number in range(CONTEXT // 5))
+    prompt = chat_prompt(f"{ships} Tell me a long story about the sea.")
 
     def appliance(context: int) -> Appliance:
         real = ("llm.engine=llama_cpp", "llm.model=smollm2-135m-instruct", "llama_cpp.slots=1")
@@ -93,8 +141,9 @@ async def test_answer_of_a_real_model_paused_at_a_full_context_ends_the_same(dat
     assert usage is not None and plain.last.finish_reason == "length" and usage.prompt_tokens > CONTEXT
     async with appliance(usage.prompt_tokens + at_pause).running() as full:
         await full.load()
-        deltas, _, generation = await paused_once(full.chat.generator, prompt, at_pause)
-    assert generation.last.finish_reason == "length" and len(deltas) == at_pause
+        _, _, generation = await paused_once(full.chat.generator, prompt, at_pause)
+    ended = generation.last
+    assert ended.finish_reason == "length" and ended.usage and ended.usage.completion_tokens == at_pause
     assert generation.reply == plain.reply
 
 

@@ -123,7 +123,10 @@ async def test_a_busy_command_leaves_the_cores_to_urgent_work(store: JobStore, u
 
 
 @pytest.mark.anyio
-async def test_a_stopped_runner_ends_a_stopped_command_at_once(store: JobStore) -> None:
+async def test_a_stopped_runner_ends_a_stopped_command_at_once(
+    store: JobStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner_of_jobs, "STOP_SECONDS", TIMEOUT)
     scheduler = Scheduler()
     job = store.add(JobRequest("work")).id
     with scheduler.working(Priority.REQUEST):
@@ -141,7 +144,8 @@ async def test_a_stopped_runner_ends_a_stopped_command_at_once(store: JobStore) 
 
 @pytest.mark.anyio
 async def test_a_command_that_urgent_work_stops_does_not_stall(store: JobStore) -> None:
-    script = "echo $$ > pids.new; mv pids.new pids; while [ ! -e go ]; do sleep 0.05; done; echo ready"
+    # It prints until it is stopped, so that a slow start of the test is no stall.
+    script = "echo $$ > pids.new; mv pids.new pids; while [ ! -e go ]; do echo waits; sleep 0.05; done; echo ready"
     scheduler = Scheduler(shares={Priority.BULK: MinimumShare(3600, 1)})
     job = store.add(JobRequest("work")).id
     stall_seconds = 3.0

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import threading
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing
 from pathlib import Path
@@ -10,10 +12,13 @@ from pathlib import Path
 import anyio
 import pytest
 
-from chatapi.jobs import JobKind, JobRecord, JobRequest, JobSteps, JobStore, Step, StepRun, runner
+from chatapi.jobs import JobKind, JobRecord, JobRequest, JobSteps, JobStore, Step, StepRun, new_id, runner
+from chatapi.jobs import service as job_service
 from chatapi.jobs.service import JobService
+from chatapi.jobs.store import ORPHAN_SECONDS
 from chatapi.observability.metrics import Metrics
 from chatapi.runtime.scheduler import Scheduler
+from chatapi.settings.tables import JobSettings
 from conftest import until
 
 pytestmark = pytest.mark.anyio
@@ -51,7 +56,7 @@ async def serving(service: JobService) -> AsyncIterator[None]:
 
 
 async def test_an_added_job_runs_and_the_setting_bounds_how_many_do(tmp_path: Path) -> None:
-    held, service = Held(), JobService(tmp_path, Scheduler(), concurrent=2)
+    held, service = Held(), JobService(tmp_path, Scheduler(), JobSettings(concurrent=2))
     service.offer(held.kind)
     metrics = Metrics()
     metrics.jobs.source = service.counts
@@ -108,3 +113,26 @@ async def test_kinds_in_metrics_are_bounded_and_never_content() -> None:
     assert len(lines) <= 36 and 'chatapi_jobs{kind="kind099",state="done"} 100.0' in lines
     assert "user" not in str(lines) and 'chatapi_jobs{kind="other",state="queued"} 1.0' in lines
     assert 'chatapi_jobs{kind="kind099",state="other"} 1.0' in lines
+
+
+async def test_folders_of_abandoned_uploads_are_deleted_while_the_server_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(job_service, "ORPHAN_CHECK_SECONDS", 0.02)
+    held, service = Held(), JobService(tmp_path, Scheduler())
+    service.offer(held.kind)
+    jobs = tmp_path / "jobs"
+    async with serving(service):
+        added = await service.add(JobRequest("held"))
+        await until(lambda: held.running == 1)
+        old, new = jobs / new_id(), jobs / new_id()
+        for folder, age in ((old, ORPHAN_SECONDS + 60), (new, 0.0), (jobs / added.id, ORPHAN_SECONDS + 60)):
+            folder.mkdir(exist_ok=True)
+            (folder / "source").write_bytes(b"x")
+            for each in (*folder.iterdir(), folder):
+                os.utime(each, (time.time() - age,) * 2)
+        # What is no folder of a job must not end the deletion.
+        (jobs / "note.txt").write_text("x")
+        await until(lambda: not old.exists())
+        assert new.exists() and (jobs / added.id / "source").exists()
+        held.release.set()

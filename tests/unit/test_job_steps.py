@@ -249,7 +249,8 @@ def test_a_running_command_is_ended_with_its_whole_group(
         run_job(store, work, REQUEST)
     thread.join()
     assert store.find()[0].state == state
-    assert not alive(int((tmp_path / "leader").read_text())) and not alive(int((tmp_path / "stubborn").read_text()))
+    pids = [int((tmp_path / name).read_text()) for name in ("leader", "stubborn")]
+    until(lambda: not any(alive(pid) for pid in pids))
 
 
 def test_a_command_ends_with_a_process_that_is_killed_and_the_job_goes_on(store: JobStore, tmp_path: Path) -> None:

@@ -150,6 +150,41 @@ def test_bounds_of_jobs_and_parameters_hold(tmp_path: Path) -> None:
             store.retry(first)
 
 
+def interrupted(store: JobStore, subject: str) -> JobRecord:
+    def interrupt(job: JobRecord) -> JobSteps:
+        def run(run: StepRun) -> None:
+            raise KeyboardInterrupt
+
+        yield Step("only", "working", run, until=1.0)
+
+    with pytest.raises(KeyboardInterrupt):
+        run_job(store, JobKind("compile", interrupt), JobRequest("compile", subject=subject, command="chatapi x"))
+    [found] = (job for job in store.find(("paused",)) if job.subject == subject)
+    return found
+
+
+def test_interrupted_jobs_of_commands_take_no_room_and_leave_when_nobody_resumes_them(tmp_path: Path) -> None:
+    moment = Moment("boot", 100.0, 1e9)
+    limits = JobLimits(unfinished=1, finished=1, finished_seconds=3000)
+    with closing(JobStore(tmp_path, limits, lambda: moment)) as store:
+        left, resumed = interrupted(store, "a"), interrupted(store, "b")
+        waiting = store.pause(store.add(REQUEST).id)
+        store.cancel(waiting.id)
+        assert done(store, "c").state == "done"
+        assert {job.id for job in store.find(("paused",))} == {left.id, resumed.id}
+        moment = replace(moment, up=2000.0)
+        store.resume(resumed.id)
+        store.pause(resumed.id)
+        moment = replace(moment, up=4000.0)
+        assert store.pause(store.add(REQUEST).id).state == "paused"
+        assert [job.subject for job in store.find(("paused",))] == ["", "b"]
+        assert not store.folder(left.id).exists() and store.get(resumed.id).ended is None
+        # A job that a client of a server paused stays.
+        moment = replace(moment, up=9000.0)
+        store.delete_old()
+        assert [job.subject for job in store.find(("paused",))] == [""]
+
+
 def test_the_latest_events_are_kept_and_their_numbers_go_on(tmp_path: Path) -> None:
     with closing(JobStore(tmp_path, JobLimits(events=4))) as store:
         job = store.add(REQUEST).id

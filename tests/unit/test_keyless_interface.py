@@ -42,7 +42,7 @@ def rejected(found: KeylessClients, peer: object) -> ChatapiError:
 
 def test_client_outside_the_networks_is_told_which_setting_has_them(tmp_path: Path) -> None:
     found = clients(tmp_path, Table())
-    for peer in (("198.51.100.7", 1), ("::ffff:198.51.100.7", 1, 0, 0), ("2001:db9::1", 1, 0, 0)):
+    for peer in (("198.51.100.7", 1), ("::ffff:198.51.100.7", 1, 0, 0), ("2001:db9::1", 1, 0, 0), ("unknown", 0)):
         error = rejected(found, peer)
         assert isinstance(error, Forbidden) and error.code == "network_not_allowed"
         assert str(peer[0]) in error.message and "telex.allow" in error.message

@@ -33,7 +33,7 @@ from chatapi.services.live import LiveSession, SessionOptions
 from chatapi.services.speech import synthesis
 from chatapi.services.transcription.segmenter import FRAME
 from chatapi.services.transcription.transcriber import TranscriptText
-from conftest import RunAppliance, tone, until
+from conftest import TIMEOUT, RunAppliance, tone, until
 
 pytestmark = pytest.mark.anyio
 E = TypeVar("E")
@@ -262,7 +262,7 @@ async def test_speech_before_a_pause_is_decoded_once_in_push_to_talk(fake_applia
 
         async def until_decoded(sound: Samples, seconds: float) -> None:
             """Feeds audio until a partial transcript covers this much."""
-            with anyio.fail_after(10):
+            with anyio.fail_after(TIMEOUT):
                 while not any(float(event.text.split()[-2]) >= seconds for event in talk.all(Transcript)):
                     await talk.session.feed(sound)
                     await anyio.sleep(0.005)
@@ -326,7 +326,7 @@ async def test_third_session_is_rejected(fake_appliance: RunAppliance) -> None:
             await one.say(tone(0.5), silence(0.4))
             await other.respond("hello")
             await one.wait_for(TurnEnded)
-            with anyio.fail_after(5):
+            with anyio.fail_after(TIMEOUT):
                 while not isinstance(await events.receive(), TurnEnded):
                     pass
         async with one.appliance.live.session():

@@ -238,6 +238,16 @@ def test_playback_without_reports_follows_the_clock() -> None:
     assert playback.words(3) == "one two three four five"
 
 
+def test_words_that_were_withdrawn_are_no_part_of_the_answer() -> None:
+    playback = PlaybackPosition()
+    playback.add(speech(2, "I should greet"), 0)
+    playback.withdraw()
+    playback.add(speech(1, "Hello"), 0)
+    # They sound nevertheless, so that their echo is known.
+    assert (playback.seconds, playback.words(3)) == (3, "I should greet Hello")
+    assert (playback.words_of_answer(1), playback.words_of_answer(3)) == ("", "Hello")
+
+
 def test_pause_keeps_the_position() -> None:
     playback = PlaybackPosition()
     playback.add(speech(2, "one two"), 0)

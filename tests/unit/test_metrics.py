@@ -71,7 +71,7 @@ def test_every_own_metric_has_a_unit_in_its_name_and_a_description() -> None:
         "chatapi_turns_active", "chatapi_turns_waiting", "chatapi_live_sessions", "chatapi_engine_jobs_waiting",
         "chatapi_ready", "chatapi_engine_loaded", "chatapi_engine_failed", "chatapi_sound_device_up",
         "chatapi_jetson_throttled", "chatapi_wyoming_connections", "chatapi_history_kept", "chatapi_http_connections",
-        "chatapi_jobs", "chatapi_work_waits", "chatapi_webhooks_pending",
+        "chatapi_jobs", "chatapi_work_waits", "chatapi_webhooks_pending", "chatapi_engine_model",
     }  # fmt: skip
     for metric in exposed(Metrics()):
         if metric.name.startswith("chatapi_"):
@@ -83,7 +83,7 @@ async def test_counters_of_rare_events_start_at_zero(fake_appliance: RunApplianc
     async with fake_appliance() as appliance:
         for kind in ("interrupted", "cancelled", "resumed", "retracted"):
             assert value(appliance.metrics, "chatapi_live_interruptions_total", kind=kind) == 0
-        for role in ("vad", "wake_word", "turn_detection", "asr", "llm", "tts"):
+        for role in ("vad", "wake_word", "turn_detection", "asr", "llm", "tts", "speaker"):
             assert value(appliance.metrics, "chatapi_engine_rebuilds_total", engine=role) == 0
             assert value(appliance.metrics, "chatapi_engine_failed", engine=role) == 0
 

@@ -16,7 +16,7 @@ def holder(*scopes: str) -> auth.KeyHolder:
 def test_policy_names_only_scopes_and_methods_that_exist() -> None:
     tables = policy.POLICY.values()
     assert {scope for table in tables for scopes in table.values() for scope in scopes} <= set(auth.SCOPES) - {"all"}
-    assert set(auth.http_methods()) <= {"GET", "POST", "PUT", "PATCH", "DELETE"}
+    assert set(auth.http_methods()) <= {"GET", "POST", "OPTIONS", "PUT", "PATCH", "DELETE"}
     assert all(name.split(" ")[1].startswith("/") for name in policy.POLICY["http"])
 
 

@@ -95,8 +95,8 @@ async def test_full_or_loading_server_is_reported(
     with serving(fake_settings("live.sessions=1")) as server:
         async with open_link(address(server.url, tmp_path), None):
             assert "try again when a conversation has ended" in await rejection(Busy, address(server.url, tmp_path))
-        assert "no conversation" in await rejection(NotFound, address(server.url, tmp_path), "conv_unknown")
-    monkeypatch.setattr("chatapi.interfaces.http.realtime.READY_SECONDS", 0.1)
+        assert "no conversation" in await rejection(NotFound, address(server.url, tmp_path), "unknown")
+    monkeypatch.setattr("chatapi.interfaces.http.realtime.session_requests.READY_SECONDS", 0.1)
     with serving(fake_settings(), load=False) as server:
         assert "is not ready yet" in await rejection(NotReady, address(server.url, tmp_path))
 

@@ -100,7 +100,9 @@ def test_record_has_the_settings_table_and_a_fake_engine(role: registry.Role[obj
 
 def test_ranks_decide_which_role_chooses_its_model_first() -> None:
     ranked = [role.name for role in sorted(registry.SHIPPED, key=lambda role: role.memory_rank)]
-    assert ranked == ["llm", "asr", "tts", "turn_detection", "vad", "wake_word"]
+    assert ranked == [
+        "llm", "asr", "tts", "turn_detection", "vad", "wake_word", "speaker", "voice_converter", "command",
+    ]  # fmt: skip
     assert registry.essential() == ("vad", "asr", "llm", "tts")
 
 

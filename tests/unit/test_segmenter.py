@@ -1,6 +1,7 @@
 """Segmentation of audio into speech regions."""
 
 import itertools
+import math
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from chatapi.engines import Segment, Word
 from chatapi.services.transcription.segmenter import (
     DEFAULT,
     FRAME,
+    MOST_GAIN,
     SegmentationRules,
     SpeechRegion,
     pack,
@@ -20,6 +22,7 @@ from chatapi.services.transcription.segmenter import (
     trim,
 )
 from chatapi.settings import VadSettings
+from conftest import tone
 
 PAD = 7
 """Frames of the default padding of 200 ms."""
@@ -131,13 +134,29 @@ def numbered(seconds: float) -> np.ndarray:
 
 def test_trim_joins_the_regions_and_maps_times_back():
     samples = numbered(20)
-    trimmed = trim(samples, [0.9 if 100 <= f < 150 or 400 <= f < 450 else 0.0 for f in range(625)])
+    trimmed = trim(samples, [0.9 if 300 <= f < 350 or 400 <= f < 450 else 0.0 for f in range(625)])
     assert len(trimmed.samples) == (64 + 64) * FRAME
-    assert trimmed.samples[0] == 93
+    assert trimmed.samples[0] == 293
     assert trimmed.samples[64 * FRAME] == 393
     assert trimmed.speech_end == 450 * FRAME / RATE
-    assert trimmed.original(0) == 93 * FRAME / RATE
+    assert trimmed.original(0) == 293 * FRAME / RATE
     assert trimmed.original(70 * FRAME / RATE) == pytest.approx(399 * FRAME / RATE)
+
+
+@pytest.mark.parametrize(("below", "joined"), [(6, 6), (27, 10), (39, 10), (50, 50 - 20 * math.log10(MOST_GAIN))])
+def test_quiet_speech_beside_loud_speech_is_amplified(below: float, joined: float) -> None:
+    loud = tone(2, 300, level=0.5)
+    quiet = loud * np.float32(10 ** (-below / 20))
+    pause = np.zeros(RATE, np.float32)
+    trimmed = trim(np.concatenate([loud, pause, quiet]), [0.9] * 62 + [0.0] * 32 + [0.9] * 62)
+    assert len(trimmed.regions) == 2
+    ends = [np.sqrt(np.mean(part**2)) for part in (trimmed.samples[:RATE], trimmed.samples[-RATE:])]
+    assert 20 * np.log10(ends[0] / ends[1]) == pytest.approx(joined, abs=0.3)
+
+
+def test_quiet_speech_alone_stays_as_it_is() -> None:
+    quiet = tone(2, 300, level=0.01)
+    assert np.array_equal(trim(quiet, [0.9] * 63).samples, quiet)
 
 
 def test_start_at_a_joint_maps_after_the_pause_and_end_before_it():
@@ -208,7 +227,7 @@ def test_first_region_comes_before_the_rest_is_read():
 def test_regions_are_packed_to_full_parts_and_the_first_is_short():
     audio = np.zeros(200 * RATE, np.float32)
     for start in range(0, 200, 5):
-        audio[start * RATE : (start + 3) * RATE] = start + 1
+        audio[start * RATE : (start + 3) * RATE] = 100 + start
     parts = list(pack(stream_regions(np.array_split(audio, 40), LoudnessDetector())))
     assert len(parts[0].samples) < 8 * RATE
     assert all(20 * RATE < len(part.samples) <= 28 * RATE for part in parts[1:-1])

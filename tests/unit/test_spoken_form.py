@@ -32,6 +32,18 @@ def test_texts_that_were_held_out_are_spoken_as_well(language: str) -> None:
     assert wrong <= most
 
 
+def test_everyday_texts_of_several_locales_are_spoken_as_people_say_them() -> None:
+    rows = [row.split("\t") for row in (spoken_form.CORPUS / "everyday.tsv").read_text(encoding="utf-8").splitlines()]
+    wrong = [
+        (text, normalized)
+        for locale, text, expected in rows
+        if spoken_form.spoken_form(normalized := spoken_form.normalized_text(text, locale), locale)
+        != spoken_form.spoken_form(expected, locale)
+    ]
+    assert len(rows) == 120
+    assert len(wrong) <= MOST_WRONG * len(rows), wrong
+
+
 def test_a_voice_pronounces_the_texts_like_their_spoken_form() -> None:
     """What espeak-ng makes of the digits that are left to it; the rest differs by capitals, as in AM, and by stress."""
     phonemizer = pytest.importorskip("piper.phonemize_espeak").EspeakPhonemizer()
@@ -55,6 +67,38 @@ def test_normalized_text_stays_when_it_is_normalized_again(language: str) -> Non
     changed = [text for text in texts if spoken_form.spoken_form(normalize(text, language), language)
                != spoken_form.spoken_form(text, language)]  # fmt: skip
     assert changed == []
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("2026-08-29T14:30:00Z", "August 29th, twenty twenty-six, at 14 30 UTC"),
+        ("2026-08-29 14:30", "August 29th, twenty twenty-six, at 14 30"),
+        ("2026-08-29T14:30:00.123456+00:00", "August 29th, twenty twenty-six, at 14 30 UTC"),
+        ("2026-08-29T14:30:00-05:00", "August 29th, twenty twenty-six, at 14 30 UTC minus 5"),
+        ("v2.1.0", "version 2 point 1 point 0"),
+        ("the mid-1800s", "the mid-eighteen hundreds"),
+        ("1h30m", "1 hour 30 minutes"),
+        ("Set two timers: 5m and 10m.", "Set two timers: 5 minutes and 10 minutes."),
+        ("The Fed cut rates by 25 bps.", "The Fed cut rates by 25 basis points."),
+        ("Open from 6/1-11/30.", "Open from June 1st to November 30th."),
+        ("Dinner is at 7ish.", "Dinner is at seven-ish."),
+        ("The lamp is at 2700K.", "The lamp is at 2700 kelvin."),
+        ("1d 2h 3m 4s", "1 day 2 hours 3 minutes 4 seconds"),
+        ("5min 30sec", "5 minutes 30 seconds"),
+        ("$5m deal", "5 million dollar deal"),
+        ("3 in of snow", "3 inches of snow"),
+        ("Sunrise at 06:05.", "Sunrise at 6 oh 5."),
+        ("1914–18", "nineteen fourteen to nineteen eighteen"),
+        ("10 ms", "10 milliseconds"),
+        ("2 GiB", "2 gibibytes"),
+        ("7bn people, 3.5mn jobs, 2 bn", "7 billion people, 3.5 million jobs, 2 bn"),
+        ("1,5 € or 0,5 EUR", "1.5 euros or 0.5 euros"),
+        ("€1,5 and $2,75", "1.5 euros and 2 dollars and 75 cents"),
+    ],
+)
+def test_reported_texts_and_their_like_are_spoken_right(text: str, expected: str) -> None:
+    assert normalize(text) == expected
 
 
 @pytest.mark.parametrize(
@@ -117,3 +161,30 @@ def test_numeric_date_has_the_order_of_the_locale(locale: str, expected: str) ->
 )
 def test_digits_that_are_left_to_the_voice_are_compared_as_words(digits: str, words: str) -> None:
     assert spoken_form.spoken_form(digits, "en") == words
+
+
+@pytest.mark.parametrize(
+    ("text", "language", "expected"),
+    [
+        ("Am 3. Mai um 9:05 Uhr.", "de", "Am dritten Mai um 9 Uhr 5."),
+        ("Es ist 14:00 Uhr.", "de", "Es ist 14 Uhr."),
+        ("Vom 12.05.2026 bis 1.6.2026", "de", "Vom zwölften Mai 2026 bis ersten Juni 2026"),
+        ("Der 1. Platz, das 20. Jahrhundert", "de", "Der erste Platz, das zwanzigste Jahrhundert"),
+        ("Das sind z. B. 3 Äpfel bzw. Birnen.", "de", "Das sind zum Beispiel 3 Äpfel beziehungsweise Birnen."),
+        ("Friedrich II.", "de", "Friedrich der Zweite."),
+        ("Kapitel IV. Fall X. Elisabeth II. regierte.", "de", "Kapitel 4. Fall X. Elisabeth die Zweite regierte."),
+        ("Rayos X, capítulo IV", "es", "Rayos X, capítulo IV"),
+        ("Deel II", "nl", "Deel 2"),
+        ("Version 1.2.3, 3. und 4.", "de", "Version 1.2.3, 3. und 4."),
+        ("Il est 14h30, puis 8h.", "fr", "Il est 14 heures 30, puis 8 heures."),
+        ("Louis XIV et François Ier", "fr", "Louis 14 et François premier"),
+        ("le XXe siècle, la 2e fois", "fr", "le vingtième siècle, la deuxième fois"),
+        ("El 12/05/2026, Felipe VI e Isabel II", "es", "El 12 de mayo de 2026, Felipe sexto e Isabel segunda"),
+        ("São 14h30 de 1/6/2026.", "pt", "São 14 horas e 30 de 1 de junho de 2026."),
+        ("Willem II op 3-5-2026", "nl", "Willem de tweede op 3 mei 2026"),
+        ("3 maja, XXI wiek, Jan III", "pl", "trzeciego maja, dwudziesty pierwszy wiek, Jan trzeci"),
+        ("la sala è occupata il 1/6/2026", "it", "la sala è occupata il primo giugno 2026"),
+    ],
+)  # fmt: skip
+def test_what_voices_of_other_languages_misread_is_written_out(text: str, language: str, expected: str) -> None:
+    assert normalize(text, language) == expected

@@ -27,7 +27,7 @@ from chatapi.errors import Unprocessable
 from chatapi.events import Token, ToolCall
 from chatapi.services.turns.chat_completion import ChatCompletions, ChatMessage, ChatTurn
 from chatapi.services.turns.prompts import FixedPrompt
-from chatapi.services.turns.tool_call_parser import ToolCallParser
+from chatapi.services.turns.tool_call_text import ToolCallText
 
 CITY = {"type": "object", "properties": {"city": {"$ref": "#/$defs/c"}}, "$defs": {"c": {"type": "string"}}}
 WEATHER, NEWS = Tool("weather", "Tells it.", CITY), Tool("news", "", {"type": "object", "properties": {}})
@@ -76,10 +76,10 @@ def run(model: Scripted, *tools: Tool, **sampling: Any) -> tuple[str, list[tuple
         ('{"name": "weather", "parameters": {"city": "Paris"}}', "", 1),
         (f"Let me see. {CALL}", "Let me see. ", 1),
         ("It is < 20 degrees <tool_ and so on", None, 0),
-        ("<tool_call>not JSON</tool_call>", None, 0),
-        ('<tool_call>{"name": "unknown", "arguments": {}}</tool_call>', None, 0),
-        ('{"name": "weather", "arguments": "Paris"}', None, 0),
-        ('{"name": "weather", "arguments": {"city": "Par', None, 0),
+        ("<tool_call>not JSON</tool_call>", "", 0),
+        ('<tool_call>{"name": "unknown", "arguments": {}}</tool_call>', "", 0),
+        ('{"name": "weather", "arguments": "Paris"}', "", 0),
+        ('{"name": "weather", "arguments": {"city": "Par', "", 0),
         ("{" * 5000, None, 0),
         ("", None, 0),
     ],
@@ -94,9 +94,10 @@ def test_calls_are_separated_from_text_at_any_chunk_size(
 
 
 def test_text_is_passed_on_as_soon_as_it_cannot_be_a_call() -> None:
-    parser = ToolCallParser(["weather"])
+    parser = ToolCallText([WEATHER])
     assert [parser.feed(text) for text in ("<", "b> it", " rains<too", "l")] == ["", "<b> it", " rains", ""]
-    assert parser.finish() == ("<tool", [])
+    assert parser.feed("", last=True) == "<tool"
+    assert not parser.found.calls
 
 
 @pytest.mark.parametrize("choice", ["auto", ":weather"])
@@ -120,7 +121,8 @@ def test_chosen_tool_is_generated_as_its_arguments() -> None:
     assert run(model, WEATHER, NEWS, tool_choice=":weather") == ("", [("weather", {"city": "Paris"})], "tool_calls")
     [(messages, sampling)] = model.requests
     assert sampling.schema == CITY and sampling.tools == ()
-    assert messages[0].text.startswith("Be brief.\n\nYou can have these functions called")
+    assert messages[0].text.startswith("You can have these functions called")
+    assert "\n\nBe brief.\n\n" in messages[0].text
     assert "news" not in messages[0].text
 
 

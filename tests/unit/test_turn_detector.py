@@ -20,6 +20,7 @@ from chatapi.services.live.turn_detector import (
     TurnOver,
 )
 from chatapi.services.transcription.segmenter import FRAME
+from chatapi.services.transcription.transcriber import TranscriptText
 from chatapi.settings import LiveSettings
 
 LIVE = LiveSettings()
@@ -176,7 +177,7 @@ def test_transcription_error_is_kept_with_the_utterance(detector: TurnDetector) 
     assert part is not None
     error = EngineFailed("the asr engine failed")
     assert detector.transcription_failed(part, error) == "" and detector.utterance.error is error
-    assert detector.transcribed(part, "Hello.", "en", -0.2) == "Hello."
+    assert detector.transcribed(part, TranscriptText("Hello.", "en", -0.2)) == "Hello."
     assert detector.utterance.error is None and detector.detected_language == "en"
 
 

@@ -19,7 +19,7 @@ from chatapi.engines.vad.silero import Silero
 from chatapi.engines.wake_word.pymicro_wakeword import PymicroWakeword
 from chatapi.runtime.detector_thread import DetectorStream
 from chatapi.runtime.workers import Engines
-from chatapi.services.wake_word import WakeWordGate
+from chatapi.services.wake_word import WakeWordGate, WakeWordListener
 from chatapi.settings import Settings
 from conftest import installed_model, tone
 from paths import CORPUS
@@ -79,6 +79,19 @@ async def test_wake_word_is_detected_once_each_time() -> None:
     gate = new_gate()
     assert (await process(gate, WAKE_WORD, WAKE_WORD, WAKE_WORD, SILENCE))[1] == ["detected", "waiting"]
     assert (await process(gate, SPEECH, WAKE_WORD, SILENCE, busy=True))[1] == ["detected", "waiting"]
+
+
+async def test_exchanged_detector_takes_over_open_streams() -> None:
+    worker = SimpleNamespace(engine=FakeWakeWordDetector(Settings(), ()))
+    listener = WakeWordListener(cast(Any, worker))
+    assert await listener.detect(WAKE_WORD)
+    deaf = FakeWakeWordDetector(Settings(), ())
+    deaf.threshold = 2
+    worker.engine = deaf
+    assert not await listener.detect(SILENCE[:BLOCK])
+    assert await listener.detections(np.concatenate([SILENCE, WAKE_WORD])) == []
+    worker.engine = FakeWakeWordDetector(Settings(), ())
+    assert await listener.detect(WAKE_WORD)
 
 
 async def test_wake_opens_the_gate_without_the_wake_word() -> None:

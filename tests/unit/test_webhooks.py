@@ -19,7 +19,7 @@ import pytest
 
 from chatapi.auth.certificates import Identity
 from chatapi.errors import SettingsError
-from chatapi.jobs import JobRequest, JobStore, database, rows, webhooks
+from chatapi.jobs import JobRequest, JobStore, database, outbox_sender, rows, webhooks
 from chatapi.jobs.outbox import OutboxReader
 from chatapi.jobs.webhooks import WebhookSender, signed
 from chatapi.settings.tables import WebhookSettings
@@ -35,8 +35,8 @@ SECRET = "whsec_" + base64.b64encode(KEY).decode()
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(webhooks, "POLL_SECONDS", 0.01)
-    monkeypatch.setattr(webhooks, "PAUSE_SECONDS", 0.05)
+    monkeypatch.setattr(outbox_sender, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(outbox_sender, "PAUSE_SECONDS", 0.05)
 
 
 @pytest.fixture
@@ -139,7 +139,7 @@ async def test_what_fails_is_sent_again_with_growing_pauses_and_the_same_id(
 async def test_an_event_is_given_up_and_the_next_one_is_sent(
     store: JobStore, receiver: WebhookReceiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(webhooks, "ATTEMPTS", 3)
+    monkeypatch.setattr(outbox_sender, "ATTEMPTS", 3)
     receiver.statuses = [500] * 3
     async with sending(store, receiver) as sender:
         jobs = [cancelled(store), cancelled(store)]

@@ -36,6 +36,7 @@ class Counter:
         self.produced = 0
         self.stopped = threading.Event()
         self.hang = threading.Event()
+        self.hanging = threading.Event()
         self.closed = False
 
     def count(self, stop: Stop, most: int = 10**9) -> Iterator[int]:
@@ -50,6 +51,7 @@ class Counter:
 
     def stuck(self, _: Stop) -> Iterator[int]:
         yield 0
+        self.hanging.set()
         self.hang.wait(20)
 
     def close(self) -> None:
@@ -287,7 +289,7 @@ async def test_job_of_lower_priority_is_preempted_and_restarted() -> None:
 
     async with anyio.create_task_group() as group:
         group.start_soon(job, "bulk", 100, Priority.BULK, YieldPolicy.RESTART, True)
-        await anyio.sleep(0.1)
+        await until(lambda: engine.starts == 1)
         group.start_soon(job, "live", 3, Priority.LIVE, YieldPolicy.RESTART, True)
     assert order == [("live", 3), ("bulk", 100)]
     assert engine.starts == 3
@@ -298,9 +300,18 @@ async def test_job_of_lower_priority_is_preempted_and_restarted() -> None:
 async def test_job_that_yielded_items_is_not_restarted() -> None:
     worker = Worker("test", Stepper)
     engine = await worker.open()
+    found: list[int] = []
+
+    async def bulk() -> None:
+        async with worker.stream(
+            lambda engine, stop: engine.count(30, stop), Priority.BULK, YieldPolicy.RESTART
+        ) as items:
+            async for item in items:
+                found.append(item)  # noqa: PERF401 - what came so far counts
+
     async with anyio.create_task_group() as group:
-        group.start_soon(run_job, worker, 30, Priority.BULK, YieldPolicy.RESTART, False)
-        await anyio.sleep(0.1)
+        group.start_soon(bulk)
+        await until(lambda: len(found) > 1)
         assert len(await run_job(worker, 3, Priority.LIVE, YieldPolicy.NEVER, True)) == 3
     assert engine.starts == 2
     await worker.aclose()
@@ -321,7 +332,7 @@ async def test_preempted_job_can_raise_instead_of_restarting() -> None:
 
     async with anyio.create_task_group() as group:
         group.start_soon(bulk)
-        await anyio.sleep(0.1)
+        await until(lambda: len(found) > 1)
         assert len(await run_job(worker, 3, Priority.LIVE, YieldPolicy.NEVER, True)) == 3
     assert 1 < len(found) < 100 and found == list(range(len(found)))
     await worker.aclose()
@@ -330,13 +341,14 @@ async def test_preempted_job_can_raise_instead_of_restarting() -> None:
 async def test_any_work_preempts_a_probe_and_a_probe_preempts_none() -> None:
     worker = Worker("test", Stepper)
     await worker.open()
+    found: list[int] = []
 
     async def probe() -> None:
         async with worker.stream(
             lambda engine, stop: engine.count(100, stop), Priority.PROBE, YieldPolicy.RAISE
         ) as items:
-            async for _ in items:
-                pass
+            async for item in items:
+                found.append(item)  # noqa: PERF401 - what came so far counts
 
     async def preempted() -> None:
         with pytest.raises(Preempted):
@@ -344,7 +356,7 @@ async def test_any_work_preempts_a_probe_and_a_probe_preempts_none() -> None:
 
     async with anyio.create_task_group() as group:
         group.start_soon(preempted)
-        await anyio.sleep(0.1)
+        await until(lambda: len(found) > 1)
         assert len(await run_job(worker, 3, Priority.TRAINING, YieldPolicy.NEVER, True)) == 3
     async with worker.stream(lambda engine, stop: engine.count(5, stop), Priority.TRAINING, YieldPolicy.RAISE) as items:
         with pytest.raises(Busy, match="in use"):
@@ -369,3 +381,20 @@ async def test_engine_is_freed_before_its_worker_counts_as_closed(monkeypatch: p
     await worker.open()
     await worker.aclose()
     assert freed == [True]
+
+
+async def test_items_that_arrive_together_wake_the_event_loop_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    wakes = 0
+    call_in = engine_threads.call_in
+
+    def counted(loop: Any, function: Callable[[], object]) -> None:
+        nonlocal wakes
+        wakes += getattr(function, "__name__", "") == "_wake"
+        call_in(loop, function)
+
+    monkeypatch.setattr(engine_threads, "call_in", counted)
+    async with opened() as worker, worker.stream(lambda engine, stop: engine.count(stop, 20)) as numbers:
+        # The event loop is blocked until the engine has finished.
+        assert worker.engine.stopped.wait(TIMEOUT)
+        assert [number async for number in numbers] == list(range(20))
+    assert wakes <= 2

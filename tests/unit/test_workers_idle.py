@@ -12,9 +12,10 @@ from chatapi.engines import Stop
 from chatapi.errors import EngineFailed, ModelError
 from chatapi.runtime.admission import Priority
 from chatapi.runtime.workers import Worker
-from conftest import until
+from conftest import TIMEOUT, until
 
 pytestmark = pytest.mark.anyio
+IDLE_SECONDS = 0.5
 
 
 class FakeEngine:
@@ -41,10 +42,10 @@ class FakeEngine:
 
 @pytest.fixture
 async def worker() -> AsyncIterator[Worker[FakeEngine]]:
-    """A worker whose engine is unloaded after half a second."""
+    """A worker whose engine is unloaded after IDLE_SECONDS."""
     FakeEngine.alive = FakeEngine.most = 0
     reports: list[str] = []
-    worker = Worker("fake", FakeEngine, idle_seconds=0.5, report=lambda what, _: reports.append(what))
+    worker = Worker("fake", FakeEngine, idle_seconds=IDLE_SECONDS, report=lambda what, _: reports.append(what))
     await worker.open()
     yield worker
     assert reports.count("unloaded") == worker.unloaded
@@ -70,14 +71,18 @@ async def test_an_engine_in_use_is_not_idle(worker: Worker[FakeEngine]) -> None:
     async with worker.stream(slowly) as words:
         assert [word async for word in words] == ["hello"]
     assert worker.state == "ready"
+    pauses, used = [], time.monotonic()
     for _ in range(14):
         await anyio.sleep(0.05)
+        pauses.append(time.monotonic() - used)
+        used = time.monotonic()
         await worker.call(lambda engine: engine.word())
-    assert worker.unloaded == 0
+    # A busy machine may pause for longer.
+    assert worker.unloaded == 0 or max(pauses) > IDLE_SECONDS
 
 
 async def test_health_probes_do_not_prevent_unloading(worker: Worker[FakeEngine]) -> None:
-    with anyio.fail_after(3):
+    with anyio.fail_after(TIMEOUT):
         while worker.state == "ready":
             await worker.call(lambda engine: engine.word(), Priority.PROBE)
             await anyio.sleep(0.01)

@@ -41,6 +41,8 @@ async def test_engine_stuck_after_its_caller_disconnected_is_rebuilt() -> None:
         before = worker.engine
         async with worker.stream(lambda engine, stop: engine.stuck(stop)) as numbers:
             await anext(numbers)
+            # A cancelled engine that is not asked for its next item would end.
+            await until(before.hanging.is_set)
         await until(lambda: worker.rebuilt == 1 and worker.state == "ready")
         assert worker.admission.used == 0
         before.hang.set()
@@ -98,15 +100,16 @@ async def test_abandoned_engine_is_closed_and_freed_when_its_thread_returns() ->
 
 
 async def test_two_jobs_stuck_in_one_engine_cause_one_rebuild() -> None:
-    async def abandon(worker: Worker[Counter]) -> None:
+    async def abandon(worker: Worker[Counter], stuck: Counter) -> None:
         async with worker.stream(lambda engine, stop: engine.stuck(stop)) as numbers:
             await anext(numbers)
+            await until(stuck.hanging.is_set)
 
     async with opened(slots=2, step_seconds=0.2) as worker:
         before = worker.engine
         async with anyio.create_task_group() as group:
-            group.start_soon(abandon, worker)
-            group.start_soon(abandon, worker)
+            group.start_soon(abandon, worker, before)
+            group.start_soon(abandon, worker, before)
         await until(lambda: worker.admission.used == 0)
         assert await worker.call(lambda engine: engine.produced) == 0
         assert worker.rebuilt == 1

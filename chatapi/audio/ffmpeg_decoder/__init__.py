@@ -15,19 +15,25 @@ import numpy as np
 
 from chatapi.audio import RATES, Resampled, Samples
 from chatapi.audio.ffmpeg_decoder import containers, tracks
-from chatapi.audio.ffmpeg_decoder.tracks import BLOCK, DamagedPackets
+from chatapi.audio.ffmpeg_decoder.containers import Part
+from chatapi.audio.ffmpeg_decoder.tracks import BLOCK, Progress
+from chatapi.audio.skipped import Skipped
 from chatapi.errors import BadInput
 
 
-def blocks(name: str, rate: int, files: list[int]) -> Iterator[Samples | int]:
-    """The file as mono blocks at `rate`, as they are decoded, then the number of damaged packets.
+def blocks(name: str, rate: int, files: list[int]) -> Iterator[Samples | float | list[int]]:
+    """The file as mono blocks at `rate`, as they are decoded; then, as a list, the counts of `Skipped`.
 
-    Raises BadInput (bad_audio) where nothing can be decoded.
+    A number is seconds of audio that were looked at without a result. Raises BadInput (bad_audio) where nothing can be
+    decoded.
     """
-    damage = DamagedPackets()
+    skipped = Skipped()
     waiting: list[Samples] = []
     count = 0
-    for samples in _resampled(_opened(files[0], name), rate, damage):
+    for samples in _resampled(_opened(files[0], name), rate, skipped):
+        if isinstance(samples, Progress):
+            yield samples.seconds
+            continue
         waiting.append(samples)
         count += len(samples)
         if count >= BLOCK:
@@ -35,23 +41,21 @@ def blocks(name: str, rate: int, files: list[int]) -> Iterator[Samples | int]:
             waiting, count = [], 0
     if count:
         yield np.concatenate(waiting)
-    yield damage.packets
+    yield [skipped.packets, skipped.bytes]
 
 
 def duration(name: str, files: list[int]) -> Iterator[float]:
     """Seconds that the file states, 0 where it states none. Raises BadInput (bad_audio)."""
-    file = _opened(files[0], name)
-    part = next(containers.parts(file))
-    window = containers.Window(file, part.start, part.end)
+    part = next(containers.parts(_opened(files[0], name), Skipped()))
     try:
-        with av.open(window, format=part.container, mode="r") as opened:
+        with tracks.opened(cast(BinaryIO, part.window), part.container) as opened:
             seconds = (opened.duration or 0) / av.time_base
     except MemoryError:
         raise
     except tracks.DAMAGE as error:
         raise BadInput("the audio is damaged from its start", code="bad_audio") from error
     # A WAV that was streamed states the largest possible length.
-    yield seconds if seconds * RATES[0] <= (part.end - part.start) * 1000 else 0.0
+    yield seconds if seconds * RATES[0] <= part.window.size * 1000 else 0.0
 
 
 def _opened(descriptor: int, name: str) -> BinaryIO:
@@ -65,10 +69,14 @@ def _opened(descriptor: int, name: str) -> BinaryIO:
     return file
 
 
-def _resampled(file: BinaryIO, rate: int, damage: DamagedPackets) -> Iterator[Samples]:
+def _resampled(file: BinaryIO, rate: int, skipped: Skipped) -> Iterator[Samples | Progress]:
     """All parts of the file; consecutive blocks of one sample rate are resampled as one stream."""
     have, stream = rate, Resampled(rate, rate)
-    for samples, native in _sound(file, damage):
+    for item in _decoded(file, skipped):
+        if isinstance(item, Progress):
+            yield item
+            continue
+        samples, native = item
         if native != have:
             yield stream.finish()
             have, stream = native, Resampled(native, rate)
@@ -76,16 +84,24 @@ def _resampled(file: BinaryIO, rate: int, damage: DamagedPackets) -> Iterator[Sa
     yield stream.finish()
 
 
-def _sound(file: BinaryIO, damage: DamagedPackets) -> Iterator[tuple[Samples, int]]:
+def _decoded(file: BinaryIO, skipped: Skipped) -> Iterator[tuple[Samples, int] | Progress]:
+    """The blocks of all parts. Raises BadInput (bad_audio) where none of them can be decoded."""
+    failures: list[BadInput] = []
+    found = False
     try:
-        for number, part in enumerate(containers.parts(file)):
-            window = cast(BinaryIO, containers.Window(file, part.start, part.end))
-            try:
-                yield from tracks.decoded(window, part.container, damage)
-            except BadInput:
-                if not number:
-                    raise
-                # Data after a valid file is no reason to reject it.
-                damage.packets += 1
+        for part in containers.parts(file, skipped):
+            for item in _part(part, skipped, failures):
+                found = True
+                yield item
     except OSError as error:
         raise BadInput(f"cannot read the audio: {error.strerror}", code="bad_audio") from error
+    if not found:
+        raise failures[0] if failures else BadInput("the audio has a header but no samples", code="bad_audio")
+
+
+def _part(part: Part, skipped: Skipped, failures: list[BadInput]) -> Iterator[tuple[Samples, int] | Progress]:
+    try:
+        yield from tracks.decoded(cast(BinaryIO, part.window), part.container, skipped)
+    except BadInput as error:
+        failures.append(error)
+        skipped.bytes += part.window.end() - part.window.start

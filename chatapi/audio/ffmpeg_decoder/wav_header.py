@@ -1,4 +1,4 @@
-"""Checks a WAV file's header against the data that follows it."""
+"""Checks a WAV file's header against the data that follows it, and repairs the length of its data."""
 
 from __future__ import annotations
 
@@ -7,13 +7,16 @@ import struct
 from chatapi.audio import CHANNELS, RATES
 from chatapi.errors import BadInput
 
+UNKNOWN = b"\xff\xff\xff\xff"
+"""The length of a data chunk that ends with the file."""
 
-def check(head: bytes, size: int) -> int:
-    """Offset of the end that the file states, in bytes; `size` where it states none.
+
+def check(head: bytes, size: int) -> tuple[int, int] | None:
+    """Offset of the length of the data chunk, and where it says that the data ends; None: it does not say so.
 
     `head`: the first MiB of the file's `size` bytes. A wrong length is no reason to reject a file: interrupted
-    recordings state more than they have, and streamed files state anything. Raises BadInput (bad_audio) where the
-    samples cannot be read.
+    recordings state more or less than they have, and streamed files state anything. Raises BadInput (bad_audio) where
+    the samples cannot be read.
     """
     offset, form = 12, b""
     while offset + 8 <= len(head):
@@ -27,17 +30,17 @@ def check(head: bytes, size: int) -> int:
                 raise BadInput("the WAV file has its data before its format", code="bad_audio")
             if offset == size:
                 raise BadInput("the WAV file has a header but no samples", code="bad_audio")
-            return _end(head, size)
+            end = offset + length
+            return (offset - 4, end + length % 2) if head.startswith(b"RIFF") and length and end < size else None
         offset += length + length % 2
     if offset < len(head) or size <= len(head):
         raise BadInput(f"the WAV file ends in its header: {size} bytes, and no data chunk", code="bad_audio")
-    return size
+    return None
 
 
-def _end(head: bytes, size: int) -> int:
-    stated: int = struct.unpack_from("<I", head, 4)[0] + 8
-    stated += stated % 2
-    return stated if head[:4] == b"RIFF" and 44 < stated < size else size
+def is_chunk(head: bytes) -> bool:
+    """Whether a chunk of a WAV file starts so: its name is four printable characters."""
+    return len(head) >= 8 and head[:4].isascii() and head[:4].decode("ascii", "replace").isprintable()
 
 
 def _check_form(form: bytes) -> None:

@@ -16,7 +16,8 @@ from chatapi.audio import RATE, Samples
 from chatapi.bench import Row, Stopwatch, corpus, sound_card
 from chatapi.bench.bare import Bare
 from chatapi.bench.corpus import Clip
-from chatapi.bench.live import endings, pauses, scenarios
+from chatapi.bench.live import budget, endings, pauses, scenarios
+from chatapi.bench.live.budget import Budget
 from chatapi.bench.live.endings import Ending
 from chatapi.bench.live.harness import MAX_TOKENS, Harness
 from chatapi.bench.live.scenarios import STORY
@@ -24,6 +25,7 @@ from chatapi.bench.live.timeline import Timeline, drawn, timeline
 from chatapi.bench.live.transcripts import TranscriptComparison
 from chatapi.bench.live.transport import Transport, open_transport
 from chatapi.bench.recognition import CORPUS, spoken
+from chatapi.events import TurnEnded
 from chatapi.storage.layout import DataDirectory
 
 SILENCE = 0.5
@@ -40,10 +42,16 @@ LONGEST = 6.0
 class LiveBench:
     """Opens harnesses one after another, each with a conversation of its own, and collects their timelines."""
 
-    def __init__(self, transport: Transport, request: Samples, words: TranscriptComparison) -> None:
+    def __init__(
+        self, transport: Transport, request: Samples, words: TranscriptComparison, hurry: bool = False
+    ) -> None:
         self.request = request
         """Speech that asks for a long story."""
         self.timelines: list[Timeline] = []
+        self.budgets: list[Budget] = []
+        """The budgets of the questions that were answered."""
+        self.hurry = hurry
+        """Whether time is skipped: then the timings of an answer, which are real, are no part of its latency."""
         self.words = words
         """Comparison of the questions' transcripts."""
         self._transport = transport
@@ -76,20 +84,20 @@ async def measure(
         yield Row(part, f"not measured: {sound_card.INSTALL}", float("nan"), "")
         return
     async with open_transport(transport, appliance, hurry) as found:
-        async for row in _played(found, appliance, bare, rounds, chosen or SCENARIOS):
+        bench = LiveBench(found, await spoken(appliance, STORY), TranscriptComparison(appliance.transcriber), hurry)
+        async for row in _played(bench, appliance, bare, rounds, chosen or SCENARIOS):
             yield replace(row, part=part)
         for row in await found.rows():
             yield replace(row, part=part)
 
 
 async def _played(
-    transport: Transport, appliance: Appliance, bare: Bare, rounds: int, chosen: Sequence[str]
+    bench: LiveBench, appliance: Appliance, bare: Bare, rounds: int, chosen: Sequence[str]
 ) -> AsyncIterator[Row]:
     """A round has four questions, six hesitations, two interruptions, four noises, 100 s of noise and music, and ten
     questions of each kind at the end of an answer."""
     clips = [clip for clip in corpus.read(CORPUS, "held-out", ["en"]) if not clip.noise and clip.seconds < LONGEST]
     clips = clips[:: max(1, len(clips) // (9 * rounds))]
-    bench = LiveBench(transport, await spoken(appliance, STORY), TranscriptComparison(appliance.transcriber))
     mhm = await spoken(appliance, "Mhm.")
     played: dict[str, AsyncIterator[Row]] = {
         "questions": _answers(bench, bare, clips[: 4 * rounds]),
@@ -103,8 +111,10 @@ async def _played(
     for name in chosen:
         async for row in played[name]:
             yield row
-    picture = DataDirectory(appliance.settings.data).bench_picture
-    await anyio.to_thread.run_sync(_keep, picture, drawn(bench.timelines))
+    data = DataDirectory(appliance.settings.data)
+    await anyio.to_thread.run_sync(_keep, data.bench_picture, drawn(bench.timelines))
+    if bench.budgets:
+        await anyio.to_thread.run_sync(_keep, data.bench_budget, budget.drawn(bench.budgets))
 
 
 def _keep(file: Path, text: str) -> None:
@@ -113,9 +123,10 @@ def _keep(file: Path, text: str) -> None:
 
 
 async def _answers(bench: LiveBench, bare: Bare, clips: Sequence[Clip]) -> AsyncIterator[Row]:
-    latencies, ratios, unanswered = [], [], 0
+    latencies, ratios, budgets, unanswered = [], [], [], 0
     async with bench.open_harness("questions") as harness:
         for clip in clips:
+            begun = harness.now
             answered = await scenarios.question(harness, clip)
             chain = SILENCE + await _chain(bare, clip.samples)
             await bench.words.add(clip, answered.asked)
@@ -124,11 +135,15 @@ async def _answers(bench: LiveBench, bare: Bare, clips: Sequence[Clip]) -> Async
                 continue
             latencies.append(answered.latency)
             ratios.append(answered.latency / chain)
-    yield Row("live", f"end of speech to first sound, median of {len(latencies)}", _of(latencies, 50), "s", 0.45)
-    yield Row("live", "end of speech to first sound, 95th percentile", _of(latencies, 95), "s", 0.8)
+            ended = [event.timings for at, event in harness.events if at >= begun and isinstance(event, TurnEnded)]
+            if ended and not bench.hurry and (found := Budget.of(answered.latency, ended[-1])):
+                budgets.append(found)
+    yield Row("live", f"end of speech to first sound, median of {len(latencies)}", _of(latencies, 50), "s", 0.32)
+    yield Row("live", "end of speech to first sound, 95th percentile", _of(latencies, 95), "s", 0.55)
     yield Row("live", "times half a second of silence and the bare chain", _of(ratios, 50), "", 0.7)
     yield Row("live", "questions that were not answered", unanswered, "", 0)
-    for row in bench.words.rows():
+    bench.budgets += budgets
+    for row in (*budget.rows(budgets), *bench.words.rows()):
         yield row
 
 

@@ -6,6 +6,7 @@ import base64
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import anyio
@@ -37,6 +38,7 @@ from chatapi.events import (
     TextDelta,
     Transcript,
     TurnEnded,
+    TurnTimings,
 )
 from chatapi.interfaces.audio_device.realtime_link import Event, RealtimeAddress, RealtimeLink, open_link
 
@@ -56,6 +58,8 @@ class Wire:
         """Id of the item of the newest answer; when it is deleted, the answer is retracted."""
         self._transcript = ""
         self._stopped = 0.0
+        self._ended: TurnEnded | None = None
+        """The end of a turn whose timings are still to come."""
 
     def take(self, event: Event, now: float) -> Iterator[LiveEvent]:
         kind = event["type"]
@@ -90,6 +94,9 @@ class Wire:
             yield Resumed()
         elif kind == "transcript.partial":
             yield Transcript(event["text"], final=False)
+        elif kind == "timings" and self._ended is not None:
+            ended, self._ended = replace(self._ended, timings=TurnTimings(**event["timings"])), None
+            yield ended
         elif kind == "interrupted":
             self.response = ""
             yield Interrupted(0.0, event["text"])
@@ -109,7 +116,7 @@ class Wire:
             response = event["response"]
             # A cancelled response is reported as interrupted or retracted.
             if response["status"] != "cancelled":
-                yield TurnEnded(response["conversation_id"], response["status"])
+                self._ended = TurnEnded(response["conversation_id"], response["status"])
 
 
 class RealtimeHarness(BlockClock, ContinuousHarness):

@@ -120,5 +120,7 @@ def release(context: CheckContext) -> Iterator[Finding]:
     else:
         text = f"{board.model}, {board.gpu or 'unknown GPU'}"
         yield Finding("good", "board", text + (f", L4T r{l4t}" if l4t else "") + (f", CUDA {cuda}" if cuda else ""))
+    if board.fault:
+        yield Finding("note", "GPU memory", board.fault)
     if board.chip and not board.gpu:
         yield Finding("note", "board", f"the chip {board.chip} is not supported: use a newer chatapi")

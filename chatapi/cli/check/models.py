@@ -12,6 +12,7 @@ from chatapi.catalog import compiled as compiled_models
 from chatapi.cli.check import network
 from chatapi.cli.check.finding import CheckContext, Finding, Level
 from chatapi.engines import registry
+from chatapi.engines.llm.context_size import choose as choose_context
 from chatapi.errors import ChatapiError, ModelError
 from chatapi.runtime import engine_selection, model_selection
 from chatapi.system import jetson
@@ -145,6 +146,24 @@ def room(context: CheckContext) -> Iterator[Finding]:
         yield Finding("note", "memory", f"{message}: end some of them, or choose smaller models")
     else:
         yield Finding("good", "memory", f"the models need {gigabytes(plan.needed)}, {has}")
+
+
+def context_size(context: CheckContext) -> Iterator[Finding]:
+    """How many tokens a prompt and its answer may have with llama.cpp, and why."""
+    settings = context.settings
+    if context.quick or settings.llm.engine != engine_selection.CPU_LLM:
+        return
+    catalog = Catalog(settings.data)
+    try:
+        chosen = catalog.open(catalog.choose("llm", settings.llm.engine, settings.llm.model).name)
+        files = sorted(path for path in chosen.files.values() if path.suffix == ".gguf")
+        free = model_selection.available(context.root) if context.free is None else context.free
+        if files:
+            size = choose_context(settings.llama_cpp, files[0], free - files[0].stat().st_size)
+            yield Finding("good", "context", f"{chosen.name}: {size}")
+    except (ChatapiError, OSError):
+        # Missing models have findings of their own.
+        return
 
 
 def _too_large(context: CheckContext, error: ModelError) -> Finding:

@@ -1,4 +1,4 @@
-"""Checks the addresses to listen on, API keys, the certificate and Wyoming."""
+"""Checks the addresses to listen on, API keys and the certificate."""
 
 from __future__ import annotations
 
@@ -15,6 +15,9 @@ import psutil
 from chatapi import auth
 from chatapi.cli.check.finding import CheckContext, Finding
 from chatapi.errors import SettingsError
+from chatapi.interfaces.asr_webservice.server import keyless as asr_webservice_interface
+from chatapi.interfaces.torchserve import properties
+from chatapi.interfaces.torchserve.server import PORTS, has_grpc
 from chatapi.interfaces.wyoming import listeners
 from chatapi.system import jetson
 
@@ -78,31 +81,63 @@ def wyoming(context: CheckContext) -> Iterator[Finding]:
         yield Finding("note", "Wyoming", message)
 
 
-def _free(host: str, port: int, about: str = "address", table: str = "server") -> Finding:
+def torchserve(context: CheckContext) -> Iterator[Finding]:
+    """The addresses of TorchServe's ports, when they are on; a starting server has bound them already."""
+    if context.quick or not context.settings.torchserve.enabled:
+        return
+    try:
+        table = properties.effective(context.settings.torchserve)
+    except SettingsError as error:
+        yield Finding("bad", "TorchServe", error.message)
+        return
+    names = [*PORTS.values(), *(("grpc_inference_port", "grpc_management_port") if table.grpc is not False else ())]
+    for name in names if has_grpc() else PORTS.values():
+        yield _free(table.host, getattr(table, name), "TorchServe", "torchserve", name)
+    if table.grpc and not has_grpc():
+        yield Finding("bad", "TorchServe", "gRPC needs an extra: pip install 'chatapi-appliance[torchserve]'")
+
+
+def asr_webservice(context: CheckContext) -> Iterator[Finding]:
+    """The address of whisper-asr-webservice's API, which has no keys, when it is on."""
+    table, interface = context.settings.asr_webservice, asr_webservice_interface(context.settings)
+    if context.quick or not table.enabled:
+        return
+    about = "whisper-asr-webservice"
+    if not interface.is_enabled:
+        yield Finding("bad", about, f"it cannot be offered: {interface.disabled_by_keys}")
+        return
+    yield _free(table.host, table.port, about, "asr_webservice")
+    if interface.is_public and not table.allow:
+        message = f"{table.host} is open to everyone on the network, and its API has no keys"
+        yield Finding("note", about, f"{message}: set asr_webservice.allow to your networks, such as 192.168.1.0/24")
+
+
+def _free(host: str, port: int, about: str = "address", table: str = "server", setting: str = "port") -> Finding:
+    """Whether an address can be listened on. `table`, `setting`: the names of its settings table and of its port."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         with socket.create_server((host, port), family=family):
             return Finding("good", about, f"{host}:{port} is free")
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
-            return _in_use(host, port, about, table)
+            return _in_use(host, port, about, f"{table}.{setting}")
         if error.errno == errno.EACCES:
-            message = f"port {port} is reserved for system services: set {table}.port to 1024 or more"
+            message = f"port {port} is reserved for system services: set {table}.{setting} to 1024 or more"
             return Finding("bad", about, message)
         # Python's own text repeats the address.
         reason = os.strerror(error.errno) if error.errno else error
         return Finding("bad", about, f"cannot listen on {host}:{port} ({reason}): set {table}.host")
 
 
-def _in_use(host: str, port: int, about: str, table: str) -> Finding:
+def _in_use(host: str, port: int, about: str, setting: str) -> Finding:
     holder = listening(port)
     if holder is None:
-        message = f"{host}:{port} is in use, perhaps by chatapi: if not, end that program or set {table}.port"
+        message = f"{host}:{port} is in use, perhaps by chatapi: if not, end that program or set {setting}"
         return Finding("note", about, message)
     number, name, is_chatapi = holder
     if is_chatapi:
         return Finding("good", about, f"chatapi is already running there, as process {number}")
-    message = f"{host}:{port} is used by {name} (process {number}): end it, or set {table}.port"
+    message = f"{host}:{port} is used by {name} (process {number}): end it, or set {setting}"
     return Finding("bad", about, message)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from chatapi.cli.check.finding import CheckContext, Finding, Level
+from chatapi.errors import ChatapiError
 from chatapi.storage.atomic_files import RESERVE
 from chatapi.system import private_files
 
@@ -65,3 +66,22 @@ def kind(context: CheckContext) -> Iterator[Finding]:
     if "SD" in card:
         message = f"{context.settings.data} is on an SD card, from which large models take a minute or more to load"
         yield Finding("note", "data", f"{message}: an NVMe drive is ten times as fast and lasts longer")
+
+
+def artifacts(context: CheckContext) -> Iterator[Finding]:
+    """Whether the artifact store, if there is one, takes, returns and deletes a file."""
+    url = context.settings.storage.artifacts
+    if not url:
+        return
+    try:
+        # Imported here, because only an artifact store needs its library.
+        from chatapi.storage.artifact_store import ArtifactStore
+
+        ArtifactStore(url).check()
+    except ImportError:
+        remedy = "pip install 'chatapi-appliance[object_store]'"
+        yield Finding("bad", "artifacts", f"storage.artifacts needs a library that is not installed: {remedy}")
+    except ChatapiError as error:
+        yield Finding("bad", "artifacts", error.message)
+    else:
+        yield Finding("good", "artifacts", f"{url} takes, returns and deletes files")

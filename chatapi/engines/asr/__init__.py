@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from chatapi.engines import Segment, Transcriber
 from chatapi.engines.call import EngineCall
-from chatapi.engines.role import PROBE_SAMPLES, WARM_UP_SAMPLES, EngineEntry, Role, noise
+from chatapi.engines.role import PROBE_SAMPLES, EngineEntry, Role, noise
 from chatapi.settings import AsrSettings, Settings
 
 
 def _warm_up(engine: Transcriber, settings: Settings) -> EngineCall[Segment]:
-    return EngineCall.of(Transcriber.transcribe, noise(WARM_UP_SAMPLES))
+    # On more noise the model hallucinates, and its retries take longer than loading it.
+    return EngineCall.of(Transcriber.transcribe, noise(PROBE_SAMPLES))
 
 
 def _probe(engine: Transcriber) -> EngineCall[Segment]:

@@ -19,6 +19,7 @@ from chatapi.audio import RATE, Samples
 from chatapi.audio.mel import HOP, log_mel, mel_filters
 from chatapi.catalog import ggml
 from chatapi.engines import Segment, Stop, TranscriptionOptions, TranscriptToken
+from chatapi.engines.asr.ctranslate2_loading import loaded
 from chatapi.engines.asr.whisper import (
     FRAME,
     NO_SPEECH,
@@ -27,9 +28,7 @@ from chatapi.engines.asr.whisper import (
     WhisperModel,
     WhisperResult,
     WhisperTranscriber,
-    loops,
     repeats,
-    too_fast,
     words_of,
 )
 from chatapi.errors import EngineFailed, ModelError
@@ -51,14 +50,18 @@ them for the end of speech."""
 RELIABLE = -0.35
 """Mean log-probability below which a clip transcribed with the trimmed encoder is transcribed again with a longer one,
 and below which text is dropped where the model reports no speech. See docs/measurements/engines.md."""
-ACCEPTED = -0.9
-"""Mean log-probability below which a longer encoder's text is dropped; the worst clip of tests/corpus that is
-transcribed gives -0.75."""
+RELIABLE_LONG = -0.5
+"""As `RELIABLE`, for a longer clip decoded with `FIRST_BEAMS`: below it, it is decoded again with all beams."""
+FIRST_BEAMS = 2
+"""Beams for a clip at first, at most; a text that is not reliable is decoded again with all of them. See
+docs/measurements/engines.md."""
 ALIGN_BELOW = -0.5
 """The decoder's score, timestamps included, from which a long clip's text is accepted without alignment. See
 docs/measurements/engines.md."""
-RETRY_TEMPERATURES = (0.4, 0.8)
-"""Temperatures tried in turn where the most probable text is unreliable or loops."""
+NO_REPEAT = 3
+"""Length of phrases, in tokens, that a text with a loop may not repeat when it is decoded again. OpenAI's code samples
+at a temperature there; CTranslate2's generators cannot be seeded again, so that a file would have another text each
+time."""
 CONTEXT = 448
 """Tokens of the decoder's context, prompt included."""
 LONGEST_PROMPT = CONTEXT // 2 - 1
@@ -84,7 +87,7 @@ class _DecodeRun:
 class CTranslate2(WhisperTranscriber):
     """Speech recognition with CTranslate2.
 
-    Deterministic at temperature 0. ModelError when the weights cannot be loaded.
+    Deterministic unless a temperature is requested. ModelError when the weights cannot be loaded.
     """
 
     trimmed = TRIMMED
@@ -99,40 +102,40 @@ class CTranslate2(WhisperTranscriber):
         self.threads = max(1, self.threads // self.slots)
         folder = next(path for path in model.files.values() if path.name == "model.bin").parent
         self._ids, self._token_bytes = _tokens(folder / "vocabulary.txt")
-        try:
-            self._whisper = ctranslate2.models.Whisper(
-                str(folder),
-                device=table.device,
-                compute_type=table.compute,
-                inter_threads=self.slots,
-                intra_threads=self.threads,
-            )
-        except Exception as error:
-            raise ModelError(f"CTranslate2 cannot load {folder}: {error}") from error
+        self._whisper = loaded(folder, table, self.slots, self.threads)
         self.translates = bool(self._whisper.is_multilingual)
         self._filters = mel_filters(self._whisper.n_mels)
         ranks = {token_bytes: rank for rank, token_bytes in enumerate(self._token_bytes)}
         self._text = tiktoken.Encoding("whisper", pat_str=SPLIT_PATTERN, mergeable_ranks=ranks, special_tokens={})
 
     def _transcribe_window(
-        self, window: Samples, language: str | None, options: TranscriptionOptions, stop: Stop
+        self, window: Samples, seconds: float, language: str | None, options: TranscriptionOptions, stop: Stop
     ) -> tuple[Segment, ...]:
-        if len(window) < HOP or stop():
+        if seconds * RATE < HOP or stop():
             return ()
         try:
             # The accuracy of a trimmed encoder was measured on transcription only, not on translation.
             if not options.translate and (frames := self.window(len(window))):
                 run = self._encode(window, frames * FRAME, language, options)
-                result = self._decode(run, options.temperature)
-                reliable = result.logprob >= RELIABLE and not too_fast(result.text, run.seconds)
+                result = self._decode(run, beams=FIRST_BEAMS)
+                reliable = result.logprob >= RELIABLE and not result.hallucinated(seconds)
                 if result.segments and reliable and not repeats(result.text, 2):
                     return result.segments
                 language = run.language
             if stop():
                 return ()
-            return self._decode_with_retries(
-                self._encode(window, self._encoder_samples(len(window), options), language, options), stop
-            )
+            run = self._encode(window, self._encoder_samples(len(window), options), language, options)
+            if not options.translate and not self.short(len(window)):
+                result = self._decode(run, beams=FIRST_BEAMS)
+                kept = result.kept(seconds) == result.segments and not result.hallucinated(seconds)
+                if result.segments and kept and result.logprob >= RELIABLE_LONG and not repeats(result.text, 2):
+                    return () if stop() else result.segments
+                if stop():
+                    return ()
+            result = self._decode(run)
+            if result.hallucinated(seconds) and not stop():
+                result = self._decode(run, NO_REPEAT)
+            return () if stop() else result.kept(seconds)
         except (RuntimeError, ValueError) as error:
             raise EngineFailed(f"CTranslate2 could not transcribe with {self._name}") from error
 
@@ -141,24 +144,6 @@ class CTranslate2(WhisperTranscriber):
         if not self._trim or options.translate:
             return WINDOW
         return RETRY_FRAMES * FRAME if self.short(samples) else min(WINDOW, samples + PADDED * FRAME) // FRAME * FRAME
-
-    def _decode_with_retries(self, run: _DecodeRun, stop: Stop) -> tuple[Segment, ...]:
-        """Decodes a longer encoder's output, and again at higher temperatures where the text is unreliable."""
-        for temperature in (
-            run.options.temperature,
-            *(each for each in RETRY_TEMPERATURES if each > run.options.temperature),
-        ):
-            if stop():
-                return ()
-            result = self._decode(run, temperature)
-            if not result.segments:
-                return ()
-            hallucinated = too_fast(result.text, run.seconds)
-            if result.logprob >= ACCEPTED and not hallucinated and not any(loops(each) for each in result.segments):
-                return result.segments
-        if hallucinated:
-            return ()
-        return tuple(each for each in result.segments if each.logprob >= ACCEPTED and not loops(each))
 
     def _encode(self, window: Samples, length: int, language: str | None, options: TranscriptionOptions) -> _DecodeRun:
         """Pads the window with silence to `length` samples and encodes it."""
@@ -188,16 +173,19 @@ class CTranslate2(WhisperTranscriber):
             tokens += [self._ids[f"<|{language}|>"], self._ids[task]]
         return tokens
 
-    def _decode(self, run: _DecodeRun, temperature: float) -> WhisperResult:
-        """Decodes once."""
+    def _decode(self, run: _DecodeRun, no_repeat: int = 0, beams: int = CONTEXT) -> WhisperResult:
+        """Decodes once. `no_repeat`: length of phrases, in tokens, that are not repeated; 0: any may be. `beams`: at
+        most so many."""
+        temperature = run.options.temperature
         sampled = temperature > 0
         most = 16 + round(run.seconds * TOKENS_A_SECOND)
         [found] = self._whisper.generate(
             run.encoded,
             [run.prompt],
-            beam_size=1 if sampled else self._beams,
+            beam_size=1 if sampled else min(beams, self._beams),
             sampling_topk=0 if sampled else 1,
             sampling_temperature=temperature if sampled else 1.0,
+            no_repeat_ngram_size=no_repeat,
             # The library generates half of it at most, however short the prompt is.
             max_length=min(CONTEXT, max(2 * most, len(run.prompt) + most)),
             return_scores=True,
@@ -214,8 +202,8 @@ class CTranslate2(WhisperTranscriber):
         )
         logprob = float(np.mean(logprobs))
         if found.no_speech_prob > NO_SPEECH and logprob < RELIABLE:
-            return WhisperResult((), logprob)
-        return WhisperResult(tuple(self._segments(run, groups, times, logprobs)), logprob)
+            return WhisperResult((), logprob, found.no_speech_prob)
+        return WhisperResult(tuple(self._segments(run, groups, times, logprobs)), logprob, found.no_speech_prob)
 
     def _needs_no_alignment(self, run: _DecodeRun, found: Any, sampled: bool) -> bool:
         """Whether the text needs no alignment, which is another pass of the decoder.

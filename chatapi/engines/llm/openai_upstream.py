@@ -33,8 +33,10 @@ CONNECT_SECONDS = 5.0
 """Most seconds that connecting may take."""
 BYTES_PER_TOKEN = 4
 """Average of English prose; the server's own tokenizer is not known here."""
-WORKING_FIELDS = ("tool_calls", "reasoning_content", "reasoning")
-"""Fields of a delta beside text: tool calls, and reasoning as llama.cpp and vLLM name it (Ollama: `reasoning`)."""
+REASONING_FIELDS = ("reasoning_content", "reasoning", "thinking")
+"""Fields of a delta with reasoning, as llama.cpp and vLLM, OpenRouter and newer vLLM, and Ollama name them."""
+REMEDY = "openai_upstream.context states what that server takes"
+"""How a longer prompt may fit."""
 
 
 class OpenAIUpstream(ChatOnly):
@@ -77,7 +79,7 @@ class OpenAIUpstream(ChatOnly):
         """
         needed = sum(len(message.text.encode()) // BYTES_PER_TOKEN + 4 for message in messages) + sampling.max_tokens
         if needed > self.context:
-            raise ContextOverflow(needed, self.context)
+            raise ContextOverflow(needed, self.context, REMEDY)
         if stop():
             return
         if self._client.is_closed:
@@ -174,12 +176,11 @@ class OpenAIUpstream(ChatOnly):
                 delta = choice.get("delta") or {}
                 collector.add(delta.get("tool_calls") or ())
                 text = (delta.get("content") or "").replace("\ufffd", "")
-                if text:
-                    count += 1
-                    yield TokenChunk(text, tokens=_tokens(choice))
-                elif any(delta.get(name) for name in WORKING_FIELDS):
-                    # An empty chunk shows the caller that the server is working.
-                    yield TokenChunk("")
+                reasoning = _reasoning(delta)
+                count += bool(text)
+                if text or reasoning or delta.get("tool_calls"):
+                    # A chunk without text shows the caller that the server is working.
+                    yield TokenChunk(text, tokens=_tokens(choice) if text else (), reasoning=reasoning)
         if stop():
             return
         if reason is None:
@@ -330,7 +331,13 @@ def _complete_answer(text: str, url: str) -> Iterator[TokenChunk]:
     collector = _ToolCallCollector()
     collector.add(message.get("tool_calls") or ())
     reason = collector.reason(choice.get("finish_reason"))
-    yield TokenChunk(answer, reason, _usage(chunk) or TokenUsage(), _tokens(choice), collector.calls())
+    usage = _usage(chunk) or TokenUsage()
+    yield TokenChunk(answer, reason, usage, _tokens(choice), collector.calls(), _reasoning(message))
+
+
+def _reasoning(message: Mapping[str, Any]) -> str:
+    """The reasoning in a message or delta, where the server separates it from the text."""
+    return next((text for name in REASONING_FIELDS if isinstance(text := message.get(name), str) and text), "")
 
 
 def _usage(chunk: Mapping[str, Any]) -> TokenUsage | None:
@@ -338,7 +345,8 @@ def _usage(chunk: Mapping[str, Any]) -> TokenUsage | None:
     if not isinstance(stated, Mapping):
         return None
     cached = (stated.get("prompt_tokens_details") or {}).get("cached_tokens") or 0
-    return TokenUsage(stated.get("prompt_tokens") or 0, stated.get("completion_tokens") or 0, cached)
+    reasoning = (stated.get("completion_tokens_details") or {}).get("reasoning_tokens") or 0
+    return TokenUsage(stated.get("prompt_tokens") or 0, stated.get("completion_tokens") or 0, cached, reasoning)
 
 
 def _error_object(text: str) -> Mapping[str, Any]:

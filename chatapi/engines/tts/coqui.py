@@ -21,7 +21,8 @@ import numpy as np
 import torch
 from TTS.utils.synthesizer import Synthesizer
 
-from chatapi.audio import Audio, Samples, levelled
+from chatapi.audio import Audio, Samples
+from chatapi.audio.loudness import loudness_normalized
 from chatapi.engines import Stop, Voice, never
 from chatapi.errors import EngineFailed, ModelError, NotFound, SettingsError, Unprocessable
 from chatapi.settings import Settings
@@ -92,7 +93,7 @@ class Coqui:
             if _has_words(sentence):
                 samples = _run(model, sentence, files)
                 if len(samples):
-                    yield Audio(levelled(samples), int(model.output_sample_rate))
+                    yield Audio(loudness_normalized(samples), int(model.output_sample_rate))
 
     def close(self) -> None:
         """Unloads the models."""

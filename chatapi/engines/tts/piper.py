@@ -18,8 +18,10 @@ from piper import PiperVoice
 from piper.config import PhonemeType, PiperConfig
 from piper.tashkeel import TashkeelDiacritizer
 
-from chatapi.audio import Audio, Samples, levelled
+from chatapi.audio import Audio, Samples
+from chatapi.audio.loudness import LoudnessNormalizer, loudness, loudness_normalized
 from chatapi.engines import Stop, Voice, never, onnx_providers
+from chatapi.engines.tts.vits import Vits
 from chatapi.errors import EngineFailed, ModelError, NotFound, Unprocessable
 from chatapi.settings import Settings
 from chatapi.system import malloc_trim
@@ -39,6 +41,8 @@ SHORT_TEXT = "Ready."
 WARM_UP_TEXT = "Ready for the next one, whenever you are."
 """About as long as the first sentence of most answers. The memory it takes, some 40 MB, is kept between turns: to
 allocate it again would delay first audio by up to 40 ms."""
+NEW_LOUDNESS = 0.1
+"""Share of a sentence's loudness in the usual loudness of its voice."""
 PROVIDERS = ("cuda", "cpu")
 """Best first. Not TensorRT: it compiles for every length of input, which takes minutes."""
 
@@ -51,6 +55,15 @@ class _PiperVoice:
     config: PiperConfig
     speaker: int | None
     """Its number in a model of several speakers."""
+
+
+@dataclass(frozen=True)
+class _LoadedVoice:
+    """A voice in memory."""
+
+    piper: PiperVoice
+    """Makes phonemes, and their numbers."""
+    vits: Vits
 
 
 class Piper:
@@ -70,13 +83,15 @@ class Piper:
                 self._files[voice.name] = files
         self.voices = tuple(voices)
         self._lock = threading.Lock()
-        self._loaded: OrderedDict[Path, PiperVoice] = OrderedDict()
+        self._loaded: OrderedDict[Path, _LoadedVoice] = OrderedDict()
+        self._loudness: dict[tuple[Path, int | None], float] = {}
+        """Usual loudness of the sentences of each speaker."""
         for _ in self.synthesize(WARM_UP_TEXT, self.voices[0].name):
             """The first run of a model is slower than all others."""
 
     def synthesize(self, text: str, voice: str, stop: Stop = never, speed: float = 1.0) -> Iterator[Audio]:
-        """A chunk per sentence, all at the same loudness. NotFound (unknown_voice) for a voice that is not in
-        `voices`."""
+        """Chunks of at most a sentence, all sentences at about the same loudness. NotFound (unknown_voice) for a voice
+        that is not in `voices`."""
         files = self._files.get(voice)
         if files is None:
             raise NotFound(f"there is no voice {voice!r}; there are: {', '.join(self._files)}", code="unknown_voice")
@@ -102,22 +117,24 @@ class Piper:
         """Synthesizes a text and discards the audio."""
         files = self._files[voice]
         model = self._model(files)
-        if model.session.get_providers()[0] == onnx_providers.NAMES["cpu"]:
-            for phonemes in _phonemes(model, text):
-                self._run(model, files, phonemes, self._speed, options)
+        if model.vits.providers[0] == onnx_providers.NAMES["cpu"]:
+            for phonemes in _phonemes(model.piper, text):
+                for _ in self._run(model, files, phonemes, self._speed, options):
+                    """The memory is allocated now."""
 
     def close(self) -> None:
         """Unloads the voices."""
         with self._lock:
             self._loaded.clear()
 
-    def _model(self, files: _PiperVoice) -> PiperVoice:
+    def _model(self, files: _PiperVoice) -> _LoadedVoice:
         with self._lock:
             model = self._loaded.pop(files.onnx, None)
             if model is None:
                 while len(self._loaded) >= LOADED_VOICES:
                     self._loaded.popitem(last=False)
-                model = PiperVoice(session=_session(files.onnx, self._threads, self._settings), config=files.config)
+                vits = _vits(files.onnx, self._threads, self._settings)
+                model = _LoadedVoice(PiperVoice(session=vits.session, config=files.config), vits)
             self._loaded[files.onnx] = model
             return model
 
@@ -125,18 +142,39 @@ class Piper:
         model = self._model(files)
         # Memory grows with the length of the audio; at a quarter of the speed it would take four times as much.
         most = int(PHONEMES_AT_ONCE * min(1.0, 2 * speed))
-        for sentence in _phonemes(model, text):
+        for sentence in _phonemes(model.piper, text):
             for phonemes in _parts(sentence, most, (_PAUSES, _SPACES)):
+                for samples in self._normalized(model, files, self._run(model, files, phonemes, speed), stop):
+                    if len(samples):
+                        yield Audio(samples, files.config.sample_rate)
                 if stop():
                     return
-                samples = self._run(model, files, phonemes, speed)
-                if len(samples):
-                    yield Audio(samples, files.config.sample_rate)
+
+    def _normalized(
+        self, model: _LoadedVoice, files: _PiperVoice, parts: Iterator[Samples], stop: Stop
+    ) -> Iterator[Samples]:
+        """A sentence, scaled: part by part where the usual loudness of the voice is known, else whole."""
+        usual = self._loudness.get((files.onnx, files.speaker))
+        normalizer = LoudnessNormalizer(usual) if usual is not None and model.vits.is_cut else None
+        given: list[Samples] = []
+        while not stop():
+            part = next(parts, None)
+            if part is None:
+                whole = np.concatenate(given) if given else np.zeros(0, np.float32)
+                if measured := loudness(whole):
+                    usual = measured if usual is None else usual + NEW_LOUDNESS * (measured - usual)
+                    self._loudness[files.onnx, files.speaker] = usual
+                if normalizer is None:
+                    yield loudness_normalized(whole)
+                return
+            given.append(part)
+            if normalizer is not None:
+                yield normalizer.add(part)
 
     def _run(
-        self, model: PiperVoice, files: _PiperVoice, phonemes: Sequence[str], speed: float, options: Any = None
-    ) -> Samples:
-        ids = model.phonemes_to_ids(list(phonemes))
+        self, model: _LoadedVoice, files: _PiperVoice, phonemes: Sequence[str], speed: float, options: Any = None
+    ) -> Iterator[Samples]:
+        ids = model.piper.phonemes_to_ids(list(phonemes))
         config = files.config
         scales = [config.noise_scale, config.length_scale / speed, config.noise_w_scale]
         feeds: dict[str, Any] = {
@@ -147,10 +185,9 @@ class Piper:
         if files.speaker is not None:
             feeds["sid"] = np.array([files.speaker], np.int64)
         try:
-            output = model.session.run(None, feeds, options)[0]
+            yield from model.vits.run(feeds, options)
         except Exception as error:
             raise EngineFailed(f"the voice {files.onnx.name} failed on {len(ids)} phonemes") from error
-        return levelled(output.reshape(-1).astype(np.float32, copy=False))
 
 
 _ENDS = frozenset(".!?…。！？\n")
@@ -245,7 +282,7 @@ def _voices(model: InstalledModel) -> Iterator[tuple[Voice, _PiperVoice]]:
         yield Voice(name, language, config.sample_rate, region), _PiperVoice(onnx, config, number)
 
 
-def _session(onnx: Path, threads: int, settings: Settings) -> Any:
+def _vits(onnx: Path, threads: int, settings: Settings) -> Vits:
     """Loads a model. ModelError when it is damaged."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
@@ -256,7 +293,7 @@ def _session(onnx: Path, threads: int, settings: Settings) -> Any:
     options.enable_mem_pattern = False
     options.log_severity_level = 3
     try:
-        return onnx_providers.session(onnx, options, settings, PROVIDERS)
+        return Vits(onnx, lambda encoded: onnx_providers.session(onnx, options, settings, PROVIDERS, encoded=encoded))
     except Exception as error:
         raise ModelError(f"{onnx} cannot be loaded: {error}") from error
 

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-import onnxruntime  # type: ignore[import-untyped]
 
 from chatapi.audio import RATE, Samples
 from chatapi.audio.mel import log_mel, mel_filters
@@ -30,15 +29,9 @@ class SmartTurn:
         if not models:
             raise ModelError("the smart_turn engine needs a model and was given none; `chatapi models` lists them")
         onnx = next(path for path in models[0].files.values() if path.suffix == ".onnx")
-        options = onnxruntime.SessionOptions()
-        # It runs while the utterance is transcribed, which needs the other cores.
-        options.intra_op_num_threads = options.inter_op_num_threads = 1
-        # An arena would keep 30 MB between runs.
-        options.enable_cpu_mem_arena = options.enable_mem_pattern = False
-        options.log_severity_level = 3
         self._filters = mel_filters(MELS)
         try:
-            self._session = onnx_providers.session(onnx, options, settings)
+            self._session = onnx_providers.session(onnx, onnx_providers.background_options(), settings)
         except Exception as error:
             raise ModelError(f"{onnx} cannot be loaded: {error}") from error
         if self._session.get_providers()[0] != onnx_providers.NAMES["cpu"]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass
 
 import anyio
@@ -55,6 +55,10 @@ class Capture:
         self._arrived: deque[_DeviceBlock] = deque()
         self._blocks: deque[Samples] = deque()
         self._more = anyio.Event()
+        self._copies: list[deque[Samples]] = []
+        """Blocks that wait for each further listener."""
+        self._copied = anyio.Event()
+        """Set, and replaced, when there is a new block for them."""
         self._closed = False
         self._source: object = None
         self._resampled = Resampled(RATE, RATE)
@@ -80,9 +84,24 @@ class Capture:
             self._more = anyio.Event()
             await self._more.wait()
 
+    async def copied(self) -> AsyncGenerator[Samples, None]:
+        """The same blocks for a further listener, from now on until `close`. Raises nothing where it falls behind: its
+        oldest block is dropped."""
+        copy = deque[Samples](maxlen=MAX_WAITING_BLOCKS)
+        self._copies.append(copy)
+        try:
+            while not self._closed:
+                while copy:
+                    yield copy.popleft()
+                more = self._copied
+                await more.wait()
+        finally:
+            self._copies.remove(copy)
+
     def close(self) -> None:
         self._closed = True
         self._more.set()
+        self._copied.set()
 
     def _queue_device_block(self, arrival: _DeviceBlock) -> None:
         if len(self._arrived) >= MAX_ARRIVED_BLOCKS:
@@ -128,3 +147,8 @@ class Capture:
             self.dropped += len(self._blocks.popleft())
         self._blocks.append(block)
         self._more.set()
+        if self._copies:
+            for copy in self._copies:
+                copy.append(block)
+            self._copied.set()
+            self._copied = anyio.Event()

@@ -24,6 +24,7 @@ from chatapi.events import (
     SpeechStarted,
     SpeechStopped,
     TextDelta,
+    TextWithdrawn,
     Transcript,
     TurnEnded,
     WaitingForSpeech,
@@ -203,7 +204,7 @@ class LocalConversation:
             self._play(event)
             if isinstance(event, TextDelta):
                 answer += event.text
-            elif isinstance(event, ResponseStarted):
+            elif isinstance(event, (ResponseStarted, TextWithdrawn)):
                 answer = ""
             elif isinstance(event, TurnEnded):
                 self._notify("answer", answer.strip())

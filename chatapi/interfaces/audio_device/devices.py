@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any, Literal
 
@@ -90,8 +90,16 @@ class AudioDevices:
     is missing, at the start or later, is no error: `state` reports it, and it is used as soon as it is available.
     """
 
-    def __init__(self, input: str = "", output: str = "", cancel_echo: bool = True) -> None:  # noqa: A002
+    def __init__(
+        self,
+        input: str = "",  # noqa: A002
+        output: str = "",
+        cancel_echo: bool = True,
+        playback: bool = True,
+    ) -> None:
+        """`playback`: whether the speaker is opened too."""
         self._input, self._output = _Side("input", input), _Side("output", output)
+        self._sides = (self._input, self._output) if playback else (self._input,)
         self._cancel_echo = cancel_echo
         self._playback = Playback()
         self._capture: Capture | None = None
@@ -120,7 +128,7 @@ class AudioDevices:
         finally:
             self._capture.close()
             with anyio.CancelScope(shield=True):
-                for side in (self._input, self._output):
+                for side in self._sides:
                     await self._close(side)
 
     def captured(self) -> AsyncIterator[Samples]:
@@ -132,6 +140,12 @@ class AudioDevices:
         if self._capture is None:
             raise NotReady("the microphone is not running")
         return self._capture.blocks()
+
+    def captured_too(self) -> AsyncGenerator[Samples, None]:
+        """The blocks of `captured` for a further listener. Raises NotReady before `running`."""
+        if self._capture is None:
+            raise NotReady("the microphone is not running")
+        return self._capture.copied()
 
     def play(self, audio: Audio) -> None:
         """Queues audio for playback and returns at once. It waits, up to 2 minutes, while the speaker is lost."""
@@ -193,7 +207,7 @@ class AudioDevices:
     async def _watch(self) -> None:
         """Supervises both devices until cancelled."""
         while True:
-            for side in (self._input, self._output):
+            for side in self._sides:
                 await self._supervise(side)
             with anyio.move_on_after(CHECK):
                 await self._changed.wait()

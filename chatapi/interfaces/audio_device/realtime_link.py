@@ -109,13 +109,15 @@ class RealtimeLink:
 
 
 @asynccontextmanager
-async def open_link(address: RealtimeAddress, conversation: str | None) -> AsyncIterator[RealtimeLink]:
-    """Connect, and start or continue a conversation.
+async def open_link(
+    address: RealtimeAddress, conversation: str | None, transcribes: bool = False
+) -> AsyncIterator[RealtimeLink]:
+    """Connect, and start or continue a conversation, or a session that only transcribes.
 
     Raises Unauthorized, Forbidden, NotFound (unknown_conversation), BadInput, Busy, NotReady, WaitAndRetry.
     """
     secure = await anyio.to_thread.run_sync(_secured, address, abandon_on_cancel=True) if address.secure else None
-    connection = await _connected(address, conversation, secure)
+    connection = await _connected(address, conversation, secure, transcribes)
     try:
         yield RealtimeLink(connection, await _first_event(connection, address), address)
     finally:
@@ -135,9 +137,11 @@ class _Connect(connect):
         return exc
 
 
-async def _connected(at: RealtimeAddress, conversation: str | None, secure: ssl.SSLContext | None) -> ClientConnection:
+async def _connected(
+    at: RealtimeAddress, conversation: str | None, secure: ssl.SSLContext | None, transcribes: bool
+) -> ClientConnection:
     host = f"[{at.host}]" if ":" in at.host else at.host
-    query = f"?conversation={quote(conversation)}" if conversation else ""
+    query = f"?conversation={quote(conversation)}" if conversation else "?intent=transcription" if transcribes else ""
     try:
         return await _Connect(
             f"{'wss' if at.secure else 'ws'}://{host}:{at.port}{at.path}{query}",

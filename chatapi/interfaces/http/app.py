@@ -13,18 +13,37 @@ import anyio
 import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
+from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 
 from chatapi import auth
 from chatapi.appliance import Appliance
 from chatapi.errors import BadInput, NotFound, SettingsError
-from chatapi.interfaces.http import job_routes, openai, openapi, page, realtime, routes, settings_routes
+from chatapi.interfaces.http import (
+    caption_routes,
+    command_routes,
+    conversion_routes,
+    job_routes,
+    openai,
+    openapi,
+    page,
+    realtime,
+    routes,
+    settings_routes,
+    transcript_routes,
+    transcription_routes,
+    tus_routes,
+    voice_routes,
+)
 from chatapi.interfaces.http.connections import BACKLOG, ConnectionTable
+from chatapi.interfaces.http.draining import DrainingServer, FurtherServer
 from chatapi.interfaces.http.middleware import RequestMiddleware
 from chatapi.interfaces.http.protocols import HEAD_BYTES, HttpProtocol, Shared, SocketProtocol
 from chatapi.interfaces.http.tls import SecureServer
 from chatapi.interfaces.http.validation import reject_invalid
+from chatapi.runtime.byte_budget import ByteBudget
+from chatapi.runtime.drain import ERROR_SECONDS, FINISH_SECONDS, Drain
 from chatapi.setting_changes import SettingChanges
 from chatapi.settings import Loaded, Settings, given
 from chatapi.system.version import version
@@ -33,7 +52,9 @@ MOST_BYTES = 16 << 20
 """Largest WebSocket message, in bytes; a larger one closes its connection with code 1009."""
 REPLY_HEADERS = (
     "X-Request-Id", "X-Chatapi-Conversation", "X-Chatapi-Transcript", "X-Chatapi-Reply", "X-Chatapi-Finish-Reason",
-    "X-Chatapi-Usage", "X-Chatapi-Timings", "X-Chatapi-Ignored", "Retry-After",
+    "X-Chatapi-Usage", "X-Chatapi-Timings", "X-Chatapi-Ignored",
+    "X-Chatapi-Audio-Skipped", "Retry-After", "Location",
+    "Upload-Offset", "Upload-Length", "Tus-Resumable", "Tus-Version", "Tus-Extension", "Tus-Max-Size",
 )  # fmt: skip
 
 
@@ -47,13 +68,17 @@ def create_app(appliance: Appliance, loaded: Loaded | None = None) -> FastAPI:
         redoc_url=None,
         redirect_slashes=False,
     )
-    app.include_router(routes.router(appliance))
-    app.include_router(job_routes.router(appliance))
+    for module in (
+        routes, job_routes, transcription_routes, transcript_routes, tus_routes, caption_routes, command_routes,
+        voice_routes, conversion_routes,
+    ):  # fmt: skip
+        app.include_router(module.router(appliance))
     app.include_router(
         settings_routes.router(appliance, SettingChanges(appliance, loaded or given(appliance.settings)))
     )
     app.include_router(openai.router(appliance))
-    app.include_router(realtime.router(appliance))
+    app.state.calls = realtime.Calls(appliance)
+    app.include_router(realtime.router(appliance, app.state.calls))
     app.include_router(page.router())
     app.add_exception_handler(HTTPException, _reject_unroutable)
     app.add_exception_handler(RequestValidationError, reject_invalid)
@@ -69,34 +94,55 @@ def create_app(appliance: Appliance, loaded: Loaded | None = None) -> FastAPI:
             expose_headers=list(REPLY_HEADERS),
         )
     app.openapi = lambda: openapi.document(app)  # type: ignore[method-assign]
-    table = appliance.settings.server
-    app.state.shared = Shared(
-        ConnectionTable(table.connections, table.connections_per_address), appliance.byte_budget, table.body_seconds
-    )
+    app.state.background = (app.state.calls.run, appliance.captions.run)
+    prepare(app, appliance, appliance.byte_budget)
     appliance.metrics.http_connections.set_function(lambda: float(len(app.state.shared.connections)))
     return app
 
 
-def listening_socket(host: str, port: int) -> socket.socket:
-    """A listening socket. Raises SettingsError when the address is in use or not local."""
+def prepare(app: Starlette, appliance: Appliance, budget: ByteBudget) -> None:
+    """Give an application what `server` and `run_server` need. `budget`: that of its request bodies."""
+    table = appliance.settings.server
+    app.state.drain = appliance.drain
+    app.state.shared = Shared(
+        ConnectionTable(table.connections, table.connections_per_address), budget, table.body_seconds
+    )
+
+
+def listening_socket(host: str, port: int, table: str = "server") -> socket.socket:
+    """A listening socket. `table`: the settings table of the address, for messages.
+
+    Raises SettingsError when the address is in use or not local.
+    """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         listening = socket.create_server((host, port), family=family, backlog=BACKLOG)
     except (OSError, OverflowError) as error:
         # Python's arguments message repeats the address.
         reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else error
-        raise SettingsError(f"cannot listen on {host}:{port}: {reason}; set server.host or server.port") from error
+        raise SettingsError(f"cannot listen on {host}:{port}: {reason}; set {table}.host or {table}.port") from error
     # Accepted connections inherit it. Without it the second packet of a response waits 40 ms for an acknowledgement.
     listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return listening
 
 
-def server(app: FastAPI, secure: ssl.SSLContext | None = None) -> uvicorn.Server:
+def server(app: Starlette, secure: ssl.SSLContext | None = None) -> uvicorn.Server:
     """The uvicorn server of the application, over HTTPS when a TLS context is given; `run_server` runs it."""
     # Our arguments log already has every error that ends a response early, with its request id.
     logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
+    config = _config(app)
+    drain: Drain = app.state.drain
+    return SecureServer(config, drain, secure) if secure is not None else DrainingServer(config, drain)
+
+
+def further_server(app: Starlette) -> uvicorn.Server:
+    """The uvicorn server of another application beside the box's own; `run_server` runs it until the box shuts down."""
+    return FurtherServer(_config(app), app.state.drain)
+
+
+def _config(app: Starlette) -> uvicorn.Config:
     shared: Shared = app.state.shared
-    config = uvicorn.Config(
+    return uvicorn.Config(
         app,
         http=partial(HttpProtocol, shared=shared),  # type: ignore[arg-type]
         ws=SocketProtocol,
@@ -106,12 +152,11 @@ def server(app: FastAPI, secure: ssl.SSLContext | None = None) -> uvicorn.Server
         lifespan="off",
         backlog=BACKLOG,
         h11_max_incomplete_event_size=HEAD_BYTES,
-        timeout_graceful_shutdown=5,
+        timeout_graceful_shutdown=round(FINISH_SECONDS + ERROR_SECONDS),
         ws_max_size=MOST_BYTES,
         # Compression hardly shrinks audio and costs CPU time.
         ws_per_message_deflate=False,
     )
-    return SecureServer(config, secure) if secure is not None else uvicorn.Server(config)
 
 
 async def run_server(web: uvicorn.Server, listening: socket.socket, settings: Settings) -> None:
@@ -127,6 +172,8 @@ async def run_server(web: uvicorn.Server, listening: socket.socket, settings: Se
 
     async with anyio.create_task_group() as group:
         group.start_soon(sweep)
+        for task in getattr(app.state, "background", ()):
+            group.start_soon(task)
         await web.serve(sockets=[listening])
         group.cancel_scope.cancel()
 

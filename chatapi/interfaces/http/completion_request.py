@@ -49,7 +49,7 @@ class CompletionOptions(BaseModel):
     `Accept: text/event-stream` means true when this is omitted, and streams voice as events too."""
     conversation: Annotated[str, Field(min_length=1, max_length=100)] | None = None
     """Id of the conversation to continue; when omitted, a new one starts."""
-    system: Annotated[str, Field(max_length=8000)] | None = None
+    system: Annotated[str, Field(max_length=1_000_000)] | None = None
     """System prompt in place of the default, from this turn of the conversation on."""
     max_tokens: Annotated[int, Field(ge=1, le=100_000)] | None = None
     """Longest answer, in tokens."""

@@ -14,7 +14,7 @@ from starlette.types import Send
 from chatapi.audio import wav
 from chatapi.audio.encoding import Encoder
 from chatapi.errors import InternalError
-from chatapi.events import Event, Speech, TextDelta, Transcript, TurnEnded, TurnStarted, TurnTimings
+from chatapi.events import Event, Speech, TextDelta, TextWithdrawn, Transcript, TurnEnded, TurnStarted, TurnTimings
 from chatapi.interfaces.http.completion_request import CompletionRequest
 from chatapi.interfaces.http.problems import problem
 from chatapi.interfaces.http.streaming import CancellableResponse, EventStream, body, encoded, event_of, start
@@ -77,8 +77,9 @@ class CompletionResponse(CancellableResponse):
         async with stream.ending():
             async for event in events:
                 result.add(event)
-                # No response for the start alone: an error right after it still gets a proper status.
-                if isinstance(event, TurnStarted):
+                # No response for the start alone: an error right after it still gets a proper status. The end has the
+                # whole answer, without what was withdrawn.
+                if isinstance(event, (TurnStarted, TextWithdrawn)):
                     continue
                 if not stream.started:
                     first = {"id": request_id.get(), "conversation": result.conversation}

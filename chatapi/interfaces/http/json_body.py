@@ -64,9 +64,9 @@ async def json_body(request: Request, expected: str, parse: Callable[[dict[str, 
     spool = Spool.of(request)
     body = await spool.body(request)
     if isinstance(body, bytes) and len(body) < LARGE:
-        return parse(_object(body, expected))
+        return parse(json_object(body, expected))
     limiter = None if isinstance(body, bytes) else spool.parsing
-    return await anyio.to_thread.run_sync(lambda: parse(_object(body, expected)), limiter=limiter)
+    return await anyio.to_thread.run_sync(lambda: parse(json_object(body, expected)), limiter=limiter)
 
 
 def decode_base64(text: str) -> bytes:
@@ -96,7 +96,8 @@ def _decode_strictly(text: str) -> bytes:
     return b"".join(parts)
 
 
-def _object(source: Source, expected: str) -> dict[str, Any]:
+def json_object(source: Source, expected: str) -> dict[str, Any]:
+    """The JSON object in a body. Raises BadInput (invalid_json), TooLarge (too_many_values), Unprocessable."""
     body = _content(source)
     if not body.strip():
         raise BadInput(f"the body is empty; send a JSON object with {expected}", code="invalid_json")

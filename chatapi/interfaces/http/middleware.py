@@ -15,7 +15,8 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from chatapi import auth
-from chatapi.auth import PREFIX, KeyHolder, Keyring, audit, client_address
+from chatapi.audio import skipped
+from chatapi.auth import PREFIX, SECRET_PREFIX, KeyHolder, Keyring, audit, client_address
 from chatapi.auth.audit import ANONYMOUS
 from chatapi.errors import (
     BadInput,
@@ -24,8 +25,6 @@ from chatapi.errors import (
     Forbidden,
     InternalError,
     MethodNotAllowed,
-    NotFound,
-    NotReady,
     SettingsError,
     TooLarge,
     TooSlow,
@@ -33,15 +32,19 @@ from chatapi.errors import (
     collapse_exception_group,
     drop_traceback_frames,
 )
-from chatapi.interfaces.http import head_requests, key_headers, paths
+from chatapi.interfaces.http import foreign_origin, head_requests
+from chatapi.interfaces.http.body_limits import BodyLimits
 from chatapi.interfaces.http.content_encoding import Inflater, inflater
+from chatapi.interfaces.http.dialect import HttpDialect, client_of, own_dialect
 from chatapi.interfaces.http.ignored import IgnoredParameters
-from chatapi.interfaces.http.problems import error_response, status_of
+from chatapi.interfaces.http.problems import status_of
 from chatapi.interfaces.http.protocols import FAULT, REJECTED
+from chatapi.interfaces.http.security_headers import SECURITY_HEADERS
 from chatapi.interfaces.http.spooling import Spool
 from chatapi.observability.logs import request_id
 from chatapi.observability.metrics import Metrics
 from chatapi.runtime.byte_budget import SHARE, ByteBudget
+from chatapi.runtime.drain import shutting_down
 from chatapi.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -52,21 +55,14 @@ KEY_CHECK_SECONDS = 1.0
 """Interval between checks that the API key of an open WebSocket is still valid, in seconds."""
 LINGER_SECONDS = 2
 """Time for which the rest of a rejected body is discarded, in seconds, so that the client can read the error."""
-HEALTH_PATHS = ("/health", "/ready")
-"""Health checks, which are served however busy the box is."""
 RETRY_SECONDS = 5.0
 """Retry-After of a client rejected because of too many connections or requests, in seconds."""
+KEY_HOLDER = "chatapi.key_holder"
+"""Key of the client in the ASGI scope of its request."""
 CLIENT_CLOSED_REQUEST = 499
 """Status in metrics and audit log of a request whose client disconnected before the response, as in nginx."""
-POLICY = (
-    "default-src 'self'; img-src 'self' data:; media-src 'self' blob:; "
-    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-)
-SECURITY_HEADERS = {
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-    "Content-Security-Policy": POLICY,
-}
+SKIPPED_HEADER = "X-Chatapi-Audio-Skipped"
+"""What of the request's audio could not be decoded, in words, where the response begins after the decoding."""
 
 
 class ClientStalled(Exception):
@@ -77,13 +73,21 @@ class RequestMiddleware:
     """The ASGI middleware around the whole application."""
 
     def __init__(
-        self, app: ASGIApp, settings: Settings, metrics: Metrics, keyring: Keyring, budget: ByteBudget
+        self,
+        app: ASGIApp,
+        settings: Settings,
+        metrics: Metrics,
+        keyring: Keyring,
+        budget: ByteBudget,
+        dialect: HttpDialect | None = None,
     ) -> None:
+        """`dialect`: the API of the server; None: the box's own."""
         self._app = app
         self._server = settings.server
+        self._dialect = dialect or own_dialect(settings, keyring)
         self._data = settings.data
         # A body beyond one client's share would otherwise be rejected for ever as if the box were busy.
-        self._body_bytes = min(settings.limits.body_bytes, round(budget.limit * SHARE))
+        self._body_bytes = min(self._dialect.body_bytes, round(budget.limit * SHARE))
         self._metrics = metrics
         self._keyring = keyring
         self._budget = budget
@@ -110,12 +114,11 @@ class RequestMiddleware:
         """
         self._check_host(headers)
         self._check_origin(headers, scope["scheme"] in ("https", "wss"))
-        offered = key_headers.offered_keys(headers, scope.get("subprotocols", ()))
-        return self._keyring.authenticate(offered, _address(scope))
+        return self._dialect.authenticate(scope, headers)
 
     def check_room(self, scope: Scope) -> None:
         """Raises Busy when the box has too many connections or requests, except for health checks."""
-        if scope["path"] in HEALTH_PATHS:
+        if scope["path"] in self._dialect.health_paths:
             return
         if rejection := scope.get(REJECTED):
             raise Busy(f"{rejection}; try again later", code="too_many_connections", retry_after=RETRY_SECONDS)
@@ -125,11 +128,12 @@ class RequestMiddleware:
 
     def _check_host(self, headers: Headers) -> None:
         """Allows only server.hosts on loopback: a foreign page could point a host name at it (DNS rebinding)."""
-        if self._server.host not in LOOPBACK:
+        if self._dialect.host not in LOOPBACK:
             return
         host = re.sub(r":\d+$", "", headers.get("host", "localhost"))
         if host not in self._server.hosts:
-            raise Forbidden(f"the host name {host!r} is not in server.hosts", code="unknown_host")
+            message = f"the host name {host!r} is not in server.hosts; add it there if it is a name of this server"
+            raise Forbidden(message, code="unknown_host")
 
     def _check_origin(self, headers: Headers, secure: bool) -> None:
         """Rejects pages of other sites, and our own page over plain HTTP when the box serves HTTPS."""
@@ -138,19 +142,7 @@ class RequestMiddleware:
             return
         scheme, _, netloc = origin.partition("://")
         if netloc != headers.get("host") or (secure and scheme != "https"):
-            raise Forbidden(f"pages of {origin} are not allowed; add it to server.cors_origins", code="foreign_origin")
-
-
-def _address(scope: Scope) -> str:
-    return scope["client"][0] if scope.get("client") else "-"
-
-
-def _operation(method: str, path: str) -> auth.Operation:
-    """The operation of a request; its denial says what to request instead of a path that does not exist."""
-    found = auth.http_operation(method, path)
-    if isinstance(found.denial, NotFound) and (hint := paths.hint(path)):
-        return replace(found, denial=NotFound(found.denial.message + hint))
-    return found
+            raise Forbidden(foreign_origin.message(origin, headers, self._server), code="foreign_origin")
 
 
 class _WebSocket:
@@ -178,12 +170,13 @@ class _WebSocket:
     async def _authenticate(self) -> None:
         try:
             self._middleware.check_room(self._scope)
-            self._holder = self._middleware.check(self._scope, Headers(scope=self._scope))
+            self._holder = self._scope[KEY_HOLDER] = self._middleware.check(self._scope, Headers(scope=self._scope))
             self._middleware._keyring.authorize(self._holder, self._operation)
         except ChatapiError as error:
             self._status = status_of(error)
             self._middleware._metrics.errors.labels(error.code).inc()
-            await error_response(self._scope["path"], error)(self._scope, self._inner_receive, self._inner_send)
+            response = self._middleware._dialect.error_response(self._scope["path"], error, None)
+            await response(self._scope, self._inner_receive, self._inner_send)
             return
         await self._middleware._app(self._scope, self._receive, self._send)
 
@@ -213,7 +206,7 @@ class _WebSocket:
             await self._inner_send(message)
 
     def _record(self) -> None:
-        seconds, peer = time.monotonic() - self._started, _address(self._scope)
+        seconds, peer = time.monotonic() - self._started, client_of(self._scope)
         audit.record("websocket", self._holder, self._operation, peer, seconds, method="GET", status=self._status)
 
 
@@ -233,25 +226,29 @@ class _HttpRequest:
         self._disconnected = False
         self._status = 0
         self._holder = ANONYMOUS
-        scope["path"] = paths.routed(scope["path"])
-        self._operation = _operation(scope["method"], scope["path"])
+        self._dialect = middleware._dialect
+        scope["path"] = self._dialect.routed(scope["path"])
+        self._operation = self._dialect.operation(scope["method"], scope["path"])
         if (fault := scope.get(FAULT)) is not None:
             # Only clients that may request the route get the error that the connection found in the request's head.
             self._operation = replace(self._operation, denial=fault)
+        uploaded = self._dialect.upload_limits(self._operation.route, self._headers)
+        self._limits = uploaded or BodyLimits.of_held(middleware._body_bytes, self._dialect.body_seconds)
         self._started = time.monotonic()
-        address = _address(scope)
+        address = client_of(scope)
         self._held = middleware._budget.open(client_address.counted(address))
         scope[Spool.KEY] = self._spool = Spool(middleware._data, middleware._parsing)
         scope[IgnoredParameters.KEY] = self._ignored = IgnoredParameters()
         offered = self._headers.get("x-request-id", "")
         # Ids are logged and returned, so a key sent there by mistake must not be used as one.
-        valid = VALID_ID.fullmatch(offered) and PREFIX not in offered
+        valid = VALID_ID.fullmatch(offered) and PREFIX not in offered and not offered.startswith(SECRET_PREFIX)
         self._id = offered if valid else secrets.token_hex(8)
 
     async def run(self) -> None:
         token = request_id.set(self._id)
         try:
-            await self._respond()
+            with skipped.collect() as self._skipped:
+                await self._respond()
         finally:
             self._spool.close()
             self._held.release()
@@ -261,21 +258,22 @@ class _HttpRequest:
     async def _respond(self) -> None:
         try:
             self._middleware.check_room(self._scope)
-            self._holder = self._middleware.check(self._scope, self._headers)
+            self._holder = self._scope[KEY_HOLDER] = self._middleware.check(self._scope, self._headers)
             self._middleware._keyring.authorize(self._holder, self._operation)
             self._check_length()
             encoding = self._headers.get("content-encoding", "")
-            self._inflater = inflater(encoding, self._middleware._body_bytes) if self._expects_body() else None
+            self._inflater = inflater(encoding, self._limits.bytes) if self._expects_body() else None
             if self._scope["method"] == "HEAD":
                 await head_requests.respond(self._middleware._app, self._scope, self._receive, self._send)
             else:
                 await self._middleware._app(self._scope, self._receive, self._send)
         except anyio.get_cancelled_exc_class():
-            # Only the end of the server cancels a whole request, when its time to finish has passed.
+            # Only a shutdown cancels a whole request, when its time to finish has passed.
             if not self._status and not self._disconnected:
-                ending = NotReady("chatapi ends now; send the request again when it runs", code="shutting_down")
+                ending = shutting_down()
                 self._middleware._metrics.errors.labels(ending.code).inc()
-                await error_response(self._scope["path"], ending)(self._scope, self._inner_receive, self._send)
+                response = self._dialect.error_response(self._scope["path"], ending, None)
+                await response(self._scope, self._inner_receive, self._send)
             raise
         except Exception as raised:
             error = collapse_exception_group(raised)
@@ -308,7 +306,8 @@ class _HttpRequest:
         if not self._body_complete and self._expects_body():
             await self._discard_body()
             headers["Connection"] = "close"
-        await error_response(self._scope["path"], error, headers)(self._scope, self._inner_receive, self._send)
+        response = self._dialect.error_response(self._scope["path"], error, headers)
+        await response(self._scope, self._inner_receive, self._send)
 
     def _wants_page(self) -> bool:
         """Whether a browser loads the page, so that it may prompt for the key; the page's API calls must not prompt."""
@@ -332,10 +331,11 @@ class _HttpRequest:
             raise BadInput(f"Content-Length is {stated!r}, which is not a number")
         self._check_size(int(stated))
         # Checked before the body arrives; its memory is counted as it arrives.
-        self._middleware._budget.check(int(stated), self._held.address)
+        if self._limits.held:
+            self._middleware._budget.check(int(stated), self._held.address)
 
     def _check_size(self, size: int) -> None:
-        if size > (limit := self._middleware._body_bytes):
+        if size > (limit := self._limits.bytes):
             raise TooLarge(
                 f"the body is larger than {limit} bytes", code="body_too_large", details={"limit_bytes": limit}
             )
@@ -345,7 +345,7 @@ class _HttpRequest:
             message = await self._inner_receive()
             self._disconnected = self._disconnected or message["type"] == "http.disconnect"
             return message
-        left = self._started + self._middleware._server.body_seconds - time.monotonic()
+        left = min(self._started + self._limits.seconds - time.monotonic(), self._limits.silent_seconds)
         with anyio.move_on_after(max(left, 0)):
             message = await self._inner_receive()
             self._disconnected = message["type"] == "http.disconnect"
@@ -356,11 +356,10 @@ class _HttpRequest:
                 message = {**message, "body": await anyio.to_thread.run_sync(self._inflater.feed, part, last)}
             self._arrived += len(message.get("body", b""))
             self._check_size(self._arrived)
-            self._held.hold(self._arrived)
+            if self._limits.held:
+                self._held.hold(self._arrived)
             return message
-        raise TooSlow(
-            f"the body did not arrive within {self._middleware._server.body_seconds:g} seconds", code="body_too_slow"
-        )
+        raise TooSlow(f"the body did not arrive within {self._limits.seconds:g} seconds", code="body_too_slow")
 
     async def _send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
@@ -370,6 +369,8 @@ class _HttpRequest:
             if ignored := self._ignored.text:
                 headers[IgnoredParameters.HEADER] = ignored
                 log.info("ignored parameters: %s", ignored)
+            if self._skipped:
+                headers[SKIPPED_HEADER] = str(self._skipped)
             if REJECTED in self._scope:
                 headers["Connection"] = "close"
             for name, value in SECURITY_HEADERS.items():
@@ -389,5 +390,5 @@ class _HttpRequest:
         known = method if method in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS") else "other"
         metrics.requests.labels(route, known, status or "none").inc()
         metrics.request_seconds.labels(route).observe(seconds)
-        peer = _address(self._scope)
+        peer = client_of(self._scope)
         audit.record("request", self._holder, self._operation, peer, seconds, method=method, status=status)

@@ -16,13 +16,25 @@ STOCK_VOICES = (
 """OpenAI's voice names, which its clients send by default; each stands for the box's default voice."""
 STOCK_MODELS = {
     "llm": ("gpt-", "chatgpt-", "o1", "o3", "o4"),
-    "asr": ("whisper-1", "gpt-transcribe", "gpt-4o-transcribe", "gpt-4o-mini-transcribe"),
+    "asr": (
+        "whisper-1",
+        "gpt-transcribe",
+        "gpt-4o-transcribe",
+        "gpt-4o-mini-transcribe",
+        "gpt-4o-transcribe-diarize",
+        "gpt-live-transcribe",
+        "gpt-realtime-whisper",
+    ),
     "tts": ("tts-1", "gpt-4o-mini-tts"),
 }
 """Role -> prefixes of OpenAI's model names; each stands for the box's own model."""
 ROLES = ("llm", "asr", "tts")
 """Roles whose models a client can request."""
 
+MOST_KEYWORDS = 200
+"""Most keywords that one transcription may prefer."""
+Keyword = Annotated[str, Field(max_length=200)]
+"""A word or a phrase that becomes likelier in transcripts."""
 Metadata = Annotated[
     dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]], Field(max_length=16)
 ]
@@ -72,6 +84,12 @@ def role(appliance: Appliance, requested: str) -> str:
         return max(prefixes)[1]
     require_models(appliance)
     raise NotFound(f"model {requested!r} is not in use", code="model_not_found", details={"param": "model"})
+
+
+def is_speech_model(appliance: Appliance, name: str | None) -> bool:
+    """Whether a name stands for a TTS model or a voice."""
+    voices = [voice.name for voice in appliance.synthesis.voices()] if appliance.warm else []
+    return name is not None and (name in voices or name.startswith(STOCK_MODELS["tts"]))
 
 
 def require_models(appliance: Appliance) -> None:

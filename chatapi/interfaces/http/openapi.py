@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
+from functools import cache
 from typing import Any
 
 from fastapi import FastAPI
@@ -70,6 +72,13 @@ def json_body(kind: type[BaseModel]) -> dict[str, Any]:
 
 def model_schema(kind: type[BaseModel]) -> dict[str, Any]:
     """The JSON schema of a model, for parts that FastAPI does not generate; `document` moves it to the shared ones."""
+    # The caller may change it.
+    return copy.deepcopy(_generated_schema(kind))
+
+
+@cache
+def _generated_schema(kind: type[BaseModel]) -> dict[str, Any]:
+    """Every application of the process needs the same schemas, and most routes several times the same one."""
     return kind.model_json_schema(ref_template=REFERENCE)
 
 

@@ -11,17 +11,32 @@ ALIASES = {"/v1/voices": "/v1/audio/voices", "/v1/audio/speech/voices": "/v1/aud
 """Path of another server -> the route that is the same."""
 SPELLING = 200
 """Longest path of which another spelling is looked for, in characters."""
+UNSUPPORTED = (
+    (r"/responses/compact", "the box compresses no context: send the items, or previous_response_id"),
+    (r"/responses/[^/]*/cancel", "the box runs no responses in the background: one ends when its client disconnects"),
+    (r"/chat/completions(/.*)?", "the box stores no chat completions: responses and conversations are stored"),
+    (r"/embeddings|/api/embed.*", "the box has no embedding model"),
+    (r"/(images|videos)(/.*)?", "the box has no model of images or videos"),
+    (r"/moderations", "the box has no moderation model"),
+    (r"/(files|uploads|batches|vector_stores|containers)(/.*)?", "the box stores no files and batches"),
+    (r"/(fine_tuning|evals|graders)(/.*)?", "the box trains and evaluates no language models"),
+    (r"/(assistants|threads|chatkit)(/.*)?", "the box has no assistants: send requests to /v1/responses"),
+    (r"/(organization|projects|skills|safety)(/.*)?", "the box keeps no accounts and no skills"),
+    (r"/audio/(voices|voice_consents)(/.*)?", "the box clones no voices"),
+    (r"/realtime/calls/[^/]*/(accept|reject|refer)", "the box receives no calls over SIP"),
+    (r"/realtime/translations(/.*)?", "the box translates no live speech"),
+)
+"""Pattern of a path of OpenAI's API, without `/v1`, that the box does not have -> why."""
 HINTS = (
     (r"/docs|/redoc|/swagger.*|/v1/openapi\.json", "the API is described in /openapi.json"),
     (r"/v1|/api|/api/v1", "OpenAI's API is below /v1: /v1/models, /v1/chat/completions, /v1/responses"),
     (r"/api/(chat|generate)", "the box speaks OpenAI's API: POST /v1/chat/completions"),
     (r"/api/(tags|show|ps|version)", "the box speaks OpenAI's API: GET /v1/models"),
     (r"/v1/messages|/messages", "the box speaks OpenAI's API: POST /v1/chat/completions"),
-    (r"(/v1)?/embeddings|/api/embed.*", "the box has no embedding model"),
-    (r"(/v1)?/images/.*", "the box has no image model"),
-    (r"(/v1)?/moderations", "the box has no moderation model"),
-    (r"(/v1)?/(files|batches|uploads|vector_stores|assistants|threads)(/.*)?", "the box stores no files and batches"),
-    (r"(/v1)?/realtime/.*", "the Realtime API is the WebSocket /v1/realtime"),
+    (
+        r"(/v1)?/realtime/.*",
+        "the Realtime API is the WebSocket /v1/realtime; keys: POST /v1/realtime/client_secrets",
+    ),
     (r"(/v1)?/(tts|speak|synthesize)|/api/tts", "speech is synthesized by POST /v1/audio/speech"),
     (r"(/v1)?/(asr|stt|transcribe|inference)", "recordings are transcribed by POST /v1/audio/transcriptions"),
     (r"/healthz|/livez|/ping|/status", "the state of the box is at /health and /ready"),
@@ -42,6 +57,13 @@ def routed(path: str) -> str:
     plain = re.sub(r"^(/v1)+(?=/)", "", plain)
     found = ALIASES.get(OPENAI + plain, OPENAI + plain)
     return found if auth.has_http_route(found) else path
+
+
+def unsupported(path: str) -> str:
+    """Why the box does not have what a denied request wants of OpenAI's API; empty: it is none of `UNSUPPORTED`."""
+    plain = re.sub(r"/{2,}", "/", path[:SPELLING]).rstrip("/").lower()
+    plain = re.sub(r"^(/v1)+(?=/)", "", plain)
+    return next((why for pattern, why in UNSUPPORTED if re.fullmatch(pattern, plain)), "")
 
 
 def hint(path: str) -> str:

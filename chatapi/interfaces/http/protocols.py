@@ -255,6 +255,14 @@ class SocketProtocol(WebSocketsSansIOProtocol):
     def expire(self) -> None:
         """Does nothing: the WebSocket's application has its own idle timeout."""
 
+    def shutdown(self) -> None:
+        """Leaves an open session to its application, which sends an error and closes it; a client that does not answer
+        that is disconnected."""
+        if self.handshake_complete and not self.close_sent:
+            self.loop.call_later(LINGER_SECONDS, self.transport.close)
+        else:
+            super().shutdown()
+
     def connection_lost(self, exc: Exception | None) -> None:
         self._shared.connections.remove(self._entry)
         self._held.release()

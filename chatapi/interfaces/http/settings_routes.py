@@ -17,7 +17,8 @@ from chatapi.interfaces.http.problems import EVERYWHERE
 from chatapi.interfaces.http.response_models import AppliedChangesModel, SettingsModel
 from chatapi.setting_changes import SettingChanges
 
-LOCAL = ("data", "server.", "wyoming.", "openai_upstream.", "trace.", "webhook.", "log.audit", "log.content")
+LOCAL = ("data", "server.", "wyoming.", "openai_upstream.", "trace.", "webhook.", "storage.", "log.audit",
+         "log.content")  # fmt: skip
 """Settings, or tables of them, that decide who may connect, where text and keys are sent, and what is logged. A key
 with the scope `operate` must not change them: it could take more than it was given."""
 
@@ -57,11 +58,17 @@ def router(appliance: Appliance, changes: SettingChanges) -> APIRouter:
         try:
             return await changes.apply(wanted)
         except SettingsError as error:
-            message = error.message.replace(f"{settings.OVERRIDE}: ", "")
-            param = next((key for key in wanted if key in message), None)
-            raise Unprocessable(message, details={"param": param} if param else {}) from None
+            raise _rejected(error, wanted) from None
 
     return routes
+
+
+def _rejected(error: SettingsError, wanted: dict[str, Any]) -> Unprocessable:
+    """The error of a change, which names the setting."""
+    message = error.message.replace(f"{settings.OVERRIDE}: ", "")
+    param = next((key for key in wanted if key in message), None)
+    code = error.code if error.code != SettingsError.code else None
+    return Unprocessable(message, code=code, details={"param": param} if param else {})
 
 
 def _schema() -> dict[str, Any]:

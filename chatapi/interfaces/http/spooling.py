@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import AsyncIterable
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -14,7 +15,7 @@ from starlette.datastructures import UploadFile
 from starlette.requests import Request
 
 from chatapi.audio.decode import Source
-from chatapi.storage.atomic_files import writing
+from chatapi.storage.atomic_files import free, writing
 
 IN_MEMORY = 1 << 20
 """Largest body kept in memory, and size of one write of a larger one, in bytes."""
@@ -76,12 +77,17 @@ class Spool:
 
     def open(self) -> BinaryIO:
         """A new unnamed temporary file. Raises StorageError. Blocking; call it on a thread."""
-        with writing(Path(tempfile.gettempdir())):
-            try:
-                return self.register(tempfile.TemporaryFile(dir=self._data))
-            except OSError:
-                # The data directory is missing, full or read-only.
-                return self.register(tempfile.TemporaryFile())
+        folder = self.folder()
+        with writing(folder):
+            return self.register(tempfile.TemporaryFile(dir=folder))
+
+    def folder(self, size: int = 0) -> Path:
+        """Where a file of so many bytes is written: in the data directory, or, when that is missing, full or read-only,
+        in the system's temporary directory. Blocking."""
+        with suppress(OSError):
+            if os.access(self._data, os.W_OK | os.X_OK) and free(self._data) > size:
+                return self._data
+        return Path(tempfile.gettempdir())
 
     def register(self, file: BinaryIO) -> BinaryIO:
         """Registers a file that `close` closes."""

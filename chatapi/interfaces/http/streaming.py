@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
+from contextvars import ContextVar
 
 import anyio
 from starlette.responses import Response
@@ -12,12 +13,17 @@ from starlette.types import Message, Receive, Scope, Send
 
 from chatapi.errors import ChatapiError, collapse_exception_group
 from chatapi.observability.metrics import Metrics
+from chatapi.runtime.drain import Drain
+
+_drain: ContextVar[Drain] = ContextVar("drain")
+"""Of the server that sends the response."""
 
 
 class CancellableResponse(Response):
     """A response that is produced while it is sent; cancels the work when the client disconnects."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        _drain.set(scope["app"].state.drain)
         try:
             async with anyio.create_task_group() as group:
                 group.start_soon(_cancel_on_disconnect, receive, group.cancel_scope)
@@ -84,9 +90,11 @@ class EventStream:
 
     @asynccontextmanager
     async def ending(self) -> AsyncIterator[None]:
-        """Send an error of the block as the last event, and end the response after the block."""
+        """Send an error of the block as the last event, also that of a shutdown (shutting_down), and end the
+        response after the block."""
         try:
-            yield
+            with _drain.get().finishing():
+                yield
         except ChatapiError as error:
             if not self.started:
                 raise

@@ -14,6 +14,9 @@ from typing import Any
 import anyio
 import uvicorn
 
+from chatapi.interfaces.http.draining import DrainingServer
+from chatapi.runtime.drain import Drain
+
 log = logging.getLogger(__name__)
 
 HANDSHAKE_SECONDS = 10
@@ -33,15 +36,15 @@ PLAIN = (
 )
 
 
-class SecureServer(uvicorn.Server):
+class SecureServer(DrainingServer):
     """uvicorn's server with a TLS listener of its own.
 
     asyncio's listener gives every connection a minute for its handshake, does not limit their number, and resets plain
     HTTP connections, which browsers try first.
     """
 
-    def __init__(self, config: uvicorn.Config, secure: ssl.SSLContext) -> None:
-        super().__init__(config)
+    def __init__(self, config: uvicorn.Config, drain: Drain, secure: ssl.SSLContext) -> None:
+        super().__init__(config, drain)
         self._secure = secure
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any, NoReturn, TypeVar
 
@@ -28,7 +29,7 @@ async def reject_invalid(request: Request, error: Exception) -> NoReturn:
     """The handler of RequestValidationError. Raises Unprocessable, whose details name the faulty values."""
     assert isinstance(error, RequestValidationError)  # noqa: S101 - registered for nothing else
     # FastAPI's locations begin with the part of the request.
-    faults = [(".".join(map(str, fault["loc"][1:])), fault) for fault in error.errors()]
+    faults = [(_name(fault), fault) for fault in error.errors()]
     names, unknown = [name for name, _ in faults], [fault["type"] == "extra_forbidden" for _, fault in faults]
     openai = is_openai(request.url.path)
     noun = "parameter" if openai else "option"
@@ -40,3 +41,11 @@ async def reject_invalid(request: Request, error: Exception) -> NoReturn:
         code = "unknown_parameter" if unknown[0] else "invalid_value"
         raise Unprocessable(message, code=code, details={"param": names[0].partition(".")[0] or None}) from None
     raise Unprocessable(message, details={"fields": names}) from None
+
+
+def _name(fault: Mapping[str, Any]) -> str:
+    """The path of the faulty value, without the names that pydantic gives to the parts of a union."""
+    steps = [str(step) for step in fault["loc"][1:]]
+    if fault["type"] != "extra_forbidden":
+        steps = [step for step in steps if re.fullmatch(r"[a-z0-9_\[\]-]+", step)] or steps
+    return ".".join(steps)

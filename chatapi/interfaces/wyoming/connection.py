@@ -15,7 +15,7 @@ from anyio.abc import SocketStream
 from chatapi.appliance import Appliance
 from chatapi.auth import Operation, audit, operation
 from chatapi.auth.keyless_interface import KeylessClient
-from chatapi.errors import ChatapiError, InternalError, TooSlow, collapse_exception_group
+from chatapi.errors import ChatapiError, InternalError, NotReady, TooSlow, collapse_exception_group
 from chatapi.interfaces.wyoming import events as wire
 from chatapi.interfaces.wyoming.event_queue import EventQueue
 from chatapi.interfaces.wyoming.framing import Bounds, Framing, WyomingEvent, encoded
@@ -58,14 +58,21 @@ class WyomingConnection:
         """Serves the connection. Raises nothing."""
         code = ""
         try:
+            with self._appliance.drain.counted():
+                code = await self._serve()
+        finally:
+            self._memory.release()
+            self._record(code)
+
+    async def _serve(self) -> str:
+        """Serves the client, and returns the code of the error that ended the connection; empty: the client did."""
+        try:
             async with anyio.create_task_group() as group:
                 group.start_soon(self._read)
                 await self._handle_events()
         except Exception as error:
-            code = await self._close(_first(error))
-        finally:
-            self._memory.release()
-            self._record(code)
+            return await self._close(_first(error))
+        return ""
 
     async def _close(self, error: Exception) -> str:
         """Reports the error to the client, if there is one, and returns its code."""
@@ -117,9 +124,16 @@ class WyomingConnection:
         self._queue.put_back(event)
 
     async def _handle_events(self) -> None:
-        handler = WyomingHandler(self._appliance, self, self._client.holder)
+        handler, drain = WyomingHandler(self._appliance, self, self._client.holder), self._appliance.drain
         while True:
-            await handler.handle(await self.take())
+            try:
+                with drain.lasting():
+                    event = await self.take()
+            except NotReady:
+                # It waits for nothing, so that no error is due.
+                raise WyomingClosed from None
+            with drain.finishing():
+                await handler.handle(event)
 
     async def _read(self) -> None:
         """Reads events into the queue. Raises WyomingClosed at the end, or the error of an invalid event."""
@@ -161,6 +175,10 @@ class WyomingConnection:
             await self.send(WyomingEvent("pong", {"text": wire.read(wire.Ping, event).text}))
         elif known:
             await self._queue.put(event)
+        elif event.type not in wire.NOTIFICATIONS:
+            # At once: a request that is being handled is not affected, and its client would wait for the response.
+            unknown = f"event type {event.type!r} is not supported"
+            await self.send(WyomingEvent("error", {"text": unknown, "code": "unknown_event"}))
 
 
 async def reject(stream: SocketStream, error: ChatapiError, metrics: Metrics) -> None:

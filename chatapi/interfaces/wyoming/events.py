@@ -38,16 +38,18 @@ class _InContext(_EventData):
 
 class Language(_EventData):
     language: Name | None = None
-
-    @property
-    def short(self) -> str | None:
-        """ISO 639-1 code: Home Assistant sends en, others en-US or en_US."""
-        return self.language.replace("_", "-").split("-")[0].lower() if self.language else None
+    """A code or name: Home Assistant sends en, others en-US, en_US or english."""
 
 
 class Transcribe(_InContext, Language):
     name: Name | None = None
     """Name of the model."""
+
+
+class Recognize(_InContext):
+    """`recognize`: text for intent recognition."""
+
+    text: Text
 
 
 class TranscriptRequest(_InContext, Language):
@@ -135,5 +137,12 @@ def check_text_format(wanted: SynthesizeStart) -> None:
 TYPES = frozenset({
     "describe", "ping", "select-program", "transcribe", "detect", "audio-start", "audio-chunk", "audio-stop",
     "synthesize", "synthesize-start", "synthesize-chunk", "synthesize-stop", "transcript",
+    "recognize",
 })  # fmt: skip
-"""Supported client events; servers must ignore all others."""
+"""Supported client events."""
+NOTIFICATIONS = frozenset({
+    "error", "voice-started", "voice-stopped", "streaming-started", "streaming-stopped", "satellite-connected",
+    "satellite-disconnected", "pause-satellite", "played", "timer-started", "timer-updated", "timer-cancelled",
+    "timer-finished", "user-event", "detection", "not-detected", "pong",
+})  # fmt: skip
+"""Events that report something and expect no response, and none may be taken for that of a request beside them."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import re
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from typing import Protocol
@@ -14,13 +16,15 @@ from chatapi.audio.pcm import Pcm
 from chatapi.auth import KeyHolder
 from chatapi.engines import Voice
 from chatapi.errors import ChatapiError, TooLarge, Unprocessable, WrongMode
-from chatapi.events import TextDelta, TurnStarted
+from chatapi.events import TextDelta, TextWithdrawn, TurnStarted
 from chatapi.interfaces.wyoming import events as wire
 from chatapi.interfaces.wyoming.framing import WyomingEvent
 from chatapi.interfaces.wyoming.info import PROGRAM, has_wake_word, info, wake_word
 from chatapi.services.turns.completion import Turn
 from chatapi.services.turns.run import ClientDisconnected
 from chatapi.services.wake_word import WakeWordListener
+
+log = logging.getLogger(__name__)
 
 STEP = 1 << 14
 """Bytes of audio processed at a time, so that one large event does not block other clients."""
@@ -59,13 +63,14 @@ class WyomingHandler:
             "transcribe": self._select_transcription,
             "detect": self._select_detection,
             "audio-start": self._handle_audio,
-            "audio-chunk": self._reject_misplaced,
+            "audio-chunk": self._handle_audio,
             "audio-stop": self._ignore,
             "transcript": self._run_turn,
+            "recognize": self._reject_recognition,
             "synthesize": self._synthesize,
             "synthesize-start": self._synthesize_stream,
-            "synthesize-chunk": self._reject_misplaced,
-            "synthesize-stop": self._reject_misplaced,
+            "synthesize-chunk": self._synthesize_stream,
+            "synthesize-stop": self._end_stream,
         }
 
     async def handle(self, event: WyomingEvent) -> None:
@@ -83,16 +88,18 @@ class WyomingHandler:
     async def _ignore(self, event: WyomingEvent) -> None:
         """Ignores an audio-stop without an audio-start."""
 
-    async def _reject_misplaced(self, event: WyomingEvent) -> None:
-        first = "audio-start" if event.type == "audio-chunk" else "synthesize-start"
-        raise Unprocessable(f"{event.type} arrived before {first}", code="unexpected_event")
+    async def _reject_recognition(self, event: WyomingEvent) -> None:
+        request = wire.read(wire.Recognize, event)
+        text = "intent recognition is not supported; send the text as transcript to get an answer"
+        await self._client.send(WyomingEvent("not-recognized", {"text": text, "context": request.context}))
 
     async def _select_transcription(self, event: WyomingEvent) -> None:
         request = wire.read(wire.Transcribe, event)
-        self._appliance.transcriber.language(request.short)
+        self._appliance.transcriber.language(request.language)
         active = self._appliance.active.get("asr", self._appliance.settings.asr.engine)
         if request.name not in (None, "", active):
-            raise Unprocessable(f"model {request.name!r} is not available; use {active}", code="unknown_model")
+            # Clients keep the name of another server's model. Every model transcribes the same words.
+            log.info("requested model is not in use", extra={"requested": request.name, "model": active})
         self._request, self._audio_handler = request, self._transcribe
 
     async def _select_detection(self, event: WyomingEvent) -> None:
@@ -102,7 +109,7 @@ class WyomingHandler:
                 "the box has no wake word; `chatapi models list` shows models to fetch", code="no_wake_word"
             )
         await self._appliance.engines.wake_word.open()
-        if names and wake_word(self._appliance) not in names:
+        if names and _folded(wake_word(self._appliance)) not in map(_folded, names):
             raise Unprocessable(
                 f"wake word {names[0]!r} is not available; use {wake_word(self._appliance)}", code="unknown_wake_word"
             )
@@ -116,9 +123,14 @@ class WyomingHandler:
             return
 
     async def _audio(self, start: WyomingEvent) -> AsyncGenerator[tuple[Samples, int | float | None], None]:
-        """16 kHz mono audio up to audio-stop, with the client's timestamps. Raises ClientDisconnected."""
+        """16 kHz mono audio up to audio-stop, with the client's timestamps. Raises ClientDisconnected.
+
+        `start` may be the first audio-chunk: satellites that listen for the wake word send no audio-start.
+        """
         form = wire.read(wire.PcmFormat, start)
         pcm = Pcm(form.rate, form.width, form.channels)
+        if start.type == "audio-chunk":
+            self._client.put_back(start)
         while True:
             event = await self._client.take()
             if event.type == "audio-chunk":
@@ -140,7 +152,7 @@ class WyomingHandler:
     async def _transcribe(self, audio: AsyncIterator[tuple[Samples, int | float | None]]) -> None:
         request, text, language = self._request, "", None
         context = {"context": request.context} if request.context is not None else {}
-        async with self._appliance.transcription_service.transcribe_stream(_samples(audio), request.short) as found:
+        async with self._appliance.transcription_service.transcribe_stream(_samples(audio), request.language) as found:
             async for transcript in found:
                 if not text:
                     language = transcript.language
@@ -155,7 +167,7 @@ class WyomingHandler:
 
     async def _detect(self, audio: AsyncIterator[tuple[Samples, int | float | None]]) -> None:
         """Detects the wake word for as long as audio arrives, which may be without an end."""
-        listener, received, detected = WakeWordListener(self._appliance.engines.wake_word.engine), 0, False
+        listener, received, detected = WakeWordListener(self._appliance.engines.wake_word), 0, False
         async for samples, timestamp in audio:
             for at in await listener.detections(samples):
                 when = round((received + at) * 1000 / RATE) if timestamp is None else timestamp
@@ -183,6 +195,8 @@ class WyomingHandler:
                     elif isinstance(turn_event, TextDelta):
                         text += turn_event.text
                         await self._client.send(WyomingEvent("handled-chunk", {"text": turn_event.text}))
+                    elif isinstance(turn_event, TextWithdrawn):
+                        text = ""
         except ChatapiError as error:
             self._appliance.metrics.errors.labels(error.code).inc()
             await self._client.send(WyomingEvent("not-handled", {"text": error.message, "context": context}), *stop)
@@ -197,8 +211,15 @@ class WyomingHandler:
 
     async def _synthesize_stream(self, event: WyomingEvent) -> None:
         voice = self._voice(wire.read(wire.SynthesizeStart, event))
+        if event.type == "synthesize-chunk":
+            # Text without a start gets the default voice.
+            self._client.put_back(event)
         async with aclosing(self._streamed_text()) as text:
             await self._send_speech(text, voice)
+        await self._end_stream(event)
+
+    async def _end_stream(self, event: WyomingEvent) -> None:
+        """Ends a streamed synthesis, also one that was never started."""
         await self._client.send(WyomingEvent("synthesize-stopped"))
 
     async def _streamed_text(self) -> AsyncGenerator[str, None]:
@@ -223,12 +244,13 @@ class WyomingHandler:
             raise Unprocessable(
                 f"speaker {voice.speaker!r} is not available; every voice has a single speaker", code="unknown_speaker"
             )
-        return self._appliance.synthesis.voice(voice.name, voice.short or "")
+        return self._appliance.synthesis.voice(voice.name, voice.language or "")
 
     def _check_length(self, size: int) -> None:
         most = self._appliance.settings.limits.prompt_chars
         if size > most:
-            raise TooLarge(f"the text has more than {most} characters, which is the limit", code="text_too_long")
+            limit = f"{most} characters (limits.prompt_chars)"
+            raise TooLarge(f"the text is longer than the limit, {limit}", code="text_too_long")
 
     async def _send_speech(self, text: AsyncIterator[str], voice: Voice) -> None:
         """Synthesizes and sends speech, which starts while text may still arrive."""
@@ -249,6 +271,12 @@ def _chunks(audio: Audio) -> list[list[WyomingEvent]]:
     form, data, size = {"rate": audio.rate, "width": 2, "channels": 1}, audio.pcm16(), 2 * CHUNK
     events = [WyomingEvent("audio-chunk", form, data[first : first + size]) for first in range(0, len(data), size)]
     return [events[first : first + EVENTS_PER_SEND] for first in range(0, len(events), EVENTS_PER_SEND)]
+
+
+def _folded(name: str) -> str:
+    """The name of a wake word as it is compared: openWakeWord calls `okay_nabu` ok_nabu and ok_nabu_v0.1."""
+    plain = re.sub(r"[\s_-]+", "_", re.sub(r"[_-]v[\d.]+$", "", name.strip().lower()))
+    return re.sub(r"^ok_", "okay_", plain)
 
 
 async def _samples(audio: AsyncIterator[tuple[Samples, int | float | None]]) -> AsyncIterator[Samples]:

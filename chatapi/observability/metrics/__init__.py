@@ -25,7 +25,7 @@ from prometheus_client import (
 from chatapi.errors import ChatapiError, NotReady
 from chatapi.events import TurnRecord
 from chatapi.observability.metrics.audio_device import AudioDeviceMetrics
-from chatapi.observability.metrics.engine import EngineCounts
+from chatapi.observability.metrics.engine import EngineCounts, EngineModels
 from chatapi.observability.metrics.event_loop_lag import EventLoopLag
 from chatapi.observability.metrics.jobs import JobMetrics, WebhookMetrics, WorkMetrics
 from chatapi.observability.metrics.machine import MachineMetrics
@@ -78,11 +78,9 @@ class Metrics:
             registry=registry,
         )  # fmt: skip
         self.wakes = Counter(
-            "chatapi_wakes_total",
-            "Wake-ups of the microphone: by the wake word or by a button.",
-            ["by"],
+            "chatapi_wakes_total", "Wake-ups of the microphone: by the wake word or by a button.", ["by"],
             registry=registry,
-        )
+        )  # fmt: skip
         for by in ("word", "button"):
             self.wakes.labels(by)
         lag = Histogram(
@@ -90,7 +88,7 @@ class Metrics:
             buckets=LAG, registry=registry,
         )  # fmt: skip
         self.lag = EventLoopLag(lag.observe)
-        self.engine_counts = EngineCounts(registry)
+        self.engine_counts, self.engine_models = EngineCounts(registry), EngineModels(registry)
         self.audio_device = AudioDeviceMetrics(registry)
         self._of_wyoming(registry)
         self.machine = MachineMetrics(registry, data, root)
@@ -191,7 +189,10 @@ class Metrics:
             "chatapi_engine_loaded", "1 while an engine's model is loaded.", ["engine"], registry=registry
         )
         self.failed = Gauge(
-            "chatapi_engine_failed", "1 after an engine has failed permanently.", ["engine"], registry=registry
+            "chatapi_engine_failed",
+            "1 while an engine has failed: it was lost too often, or cannot be loaded.",
+            ["engine"],
+            registry=registry,
         )
         self.jobs_waiting = Gauge(
             "chatapi_engine_jobs_waiting", "Jobs waiting for a slot of an engine.", ["engine"], registry=registry

@@ -1,11 +1,11 @@
-"""Counters of the LLM's library, if it has any, as MLC does."""
+"""The models of the engines, and the counters of the LLM's library, if it has any, as MLC does."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 
 from prometheus_client import CollectorRegistry
-from prometheus_client.core import CounterMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 COUNTS = {
@@ -37,3 +37,26 @@ class EngineCounts(Collector):
             if name in counts:
                 family.add_metric((), counts[name])
             yield family
+
+
+class EngineModels(Collector):
+    """Names the models in use."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.source: Callable[[], Mapping[str, str]] = dict
+        """Returns role -> model."""
+        registry.register(self)
+
+    def describe(self) -> Iterator[GaugeMetricFamily]:
+        return self._families({})
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        return self._families(self.source())
+
+    def _families(self, models: Mapping[str, str]) -> Iterator[GaugeMetricFamily]:
+        family = GaugeMetricFamily(
+            "chatapi_engine_model", "1 for the model of each engine.", labels=["engine", "model"]
+        )
+        for role, model in models.items():
+            family.add_metric((role, model), 1)
+        yield family

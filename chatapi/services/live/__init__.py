@@ -56,9 +56,10 @@ class LiveConversations:
         self.sessions = 0
         """Number of open sessions."""
 
-    def preload(self) -> None:
-        """Starts to load the engines of the next answer that were unloaded while idle."""
-        for worker in (self.engines.asr, self.engines.turn_detection, self.engines.llm, self.engines.tts):
+    def preload(self, answer: bool = True) -> None:
+        """Starts to load the engines of the next turn that were unloaded while idle; `answer`: of its answer too."""
+        answering = (self.engines.llm, self.engines.tts) if answer else ()
+        for worker in (self.engines.asr, self.engines.turn_detection, *answering):
             worker.preload()
         self.engines.asr.expect_live()
 

@@ -20,6 +20,7 @@ from chatapi.events import (
     ResponseStarted,
     Speech,
     TextDelta,
+    TextWithdrawn,
     ToolCall,
     ToolCalls,
     TurnEnded,
@@ -187,9 +188,11 @@ class Answer:
         if isinstance(event, Speech):
             self.playback.add(event, self._clock())
             self._audio_sent.set()
+        elif isinstance(event, TextWithdrawn):
+            self.playback.withdraw()
         elif isinstance(event, ToolCalls):
             self.calls += event.calls
-        if isinstance(event, (TextDelta, Speech, ToolCalls, TurnEnded)):
+        if isinstance(event, (TextDelta, TextWithdrawn, Speech, ToolCalls, TurnEnded)):
             event = replace(event, response=self.id)
         await self._send(event)
 

@@ -36,6 +36,27 @@ class ConversationContext:
         """Removes an exchange."""
         await self._conversations.amend(self.conversation_state.id, number, None)
 
+    async def insert_before(
+        self, number: int, system: str | None, asked: str, answered: str
+    ) -> tuple[int, dict[int, int]]:
+        """Adds an exchange before another one. Returns its number, and old number -> new number of those after it.
+
+        Numbers order the exchanges, so those after it get new ones.
+        """
+        later = [each for each in self.conversation_state.exchanges if each.number >= number]
+        added = await self.add(system, asked, answered)
+        moved = {each.number: await self.add(system, each.asked, each.answered, each.results) for each in later}
+        for each in later:
+            await self.remove(each.number)
+        return added, moved
+
+    def add_tool_result(self, number: int, result: ToolResult) -> None:
+        """Adds the result of a tool call to an exchange."""
+        self._replace(
+            replace(exchange, results=(*exchange.results, result)) if exchange.number == number else exchange
+            for exchange in self.conversation_state.exchanges
+        )
+
     def remove_tool_result(self, call_id: str) -> None:
         """Removes a tool call and its result from all exchanges."""
         self._replace(

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from chatapi.errors import BadInput
-from chatapi.services.live.items import CallItem, Item
+from chatapi.services.live.conversation_item import CallItem, Item
 from chatapi.services.turns.chat_completion import ChatMessage
 
 if TYPE_CHECKING:

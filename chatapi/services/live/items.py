@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from chatapi.errors import NotFound, TooLarge, Unprocessable
-from chatapi.events import ToolCall
 from chatapi.services.live.answer import Answer
-from chatapi.services.live.playback import PlaybackPosition
+from chatapi.services.live.conversation_item import CallItem, Item
+from chatapi.services.live.item_insertion import ItemInsertion
 
 if TYPE_CHECKING:
     from chatapi.services.live.session import LiveSession
@@ -21,51 +19,6 @@ MOST_CHARS = 1_000_000
 """Most characters of all items and pending messages: more fits no model's context, and all are kept in memory."""
 SLACK = 0.1
 """Tolerance for a client's playback position beyond the sent audio, in seconds: clients round, and play blocks."""
-
-
-def new_id(kind: str) -> str:
-    """A new id, such as item_ and twenty hexadecimal digits."""
-    return f"{kind}_{secrets.token_hex(10)}"
-
-
-@dataclass(eq=False)
-class Item:
-    """An item of the conversation: a message, or as a CallItem a tool call."""
-
-    role: str
-    """user, assistant or system; empty for a tool call."""
-    kind: str
-    """input_text, input_audio, output_text or output_audio; function_call or function_call_output."""
-    text: str | None = None
-    """Text or transcript; None while it is not known yet."""
-    id: str = field(default_factory=lambda: new_id("item"))
-    status: str = "completed"
-    answer: Answer | None = None
-    """The answer that it is, or that responds to it."""
-    number: int | None = None
-    """Number of its turn in the history, when the client created it."""
-    playback: PlaybackPosition = field(default_factory=PlaybackPosition)
-
-    @property
-    def exchange(self) -> int | None:
-        return self.answer.number if self.answer is not None else self.number
-
-    @property
-    def size(self) -> int:
-        """Its size, in characters."""
-        return len(self.text or "")
-
-
-@dataclass(eq=False)
-class CallItem(Item):
-    """A tool call, or with `output` its result."""
-
-    call: ToolCall = field(kw_only=True)
-    output: str | None = None
-
-    @property
-    def size(self) -> int:
-        return len(self.call.arguments) + len(self.output or "")
 
 
 class ConversationItems:
@@ -79,27 +32,27 @@ class ConversationItems:
         """Appends an item and returns the id of the previous one."""
         before = next(reversed(self._items), None)
         self._items[item.id] = item
+        self._drop_oldest()
+        return before
+
+    def _drop_oldest(self) -> None:
         while len(self._items) > MOST:
             self._items.pop(next(iter(self._items)))
-        return before
 
     def remove(self, item: Item) -> None:
         """Removes an item without a change of the history."""
         self._items.pop(item.id, None)
 
-    def find(self, item_id: str) -> Item:
-        """The item of that id. Raises NotFound (item_not_found)."""
+    def find(self, item_id: str, action: str = "retrieve") -> Item:
+        """The item of that id, for this action. Raises NotFound with OpenAI's code for it."""
         if (item := self._items.get(item_id)) is None:
-            raise NotFound(f"item {item_id!r} does not exist", code="item_not_found")
+            code = f"item_{action}_invalid_item_id"
+            raise NotFound(f"item {item_id!r} does not exist", code=code, details={"param": "item_id"})
         return item
 
     def unanswered(self) -> Iterator[Item]:
-        """User items without a response; a withdrawn answer is none."""
-        return (
-            item
-            for item in self._items.values()
-            if item.role == "user" and item.number is None and (item.answer is None or item.answer.withdrawn)
-        )
+        """User items without a response."""
+        return (item for item in self._items.values() if item.unanswered)
 
     def spoken_item(self, answer: Answer | None) -> Item | None:
         """The last spoken user item that the answer responds to."""
@@ -114,32 +67,42 @@ class ConversationItems:
     async def create(self, item: Item, previous: str | None = None) -> str | None:
         """Adds a client's item to the conversation; returns the id of the previous one.
 
-        `previous`: id of the item after which it is added, which must be the last one, or "root"; None: the last one.
-        Raises Unprocessable, TooLarge (conversation_too_large), and NotFound for the result of an unknown tool call.
+        `previous`: id of the item after which it is added, or "root" for the beginning; None: the last one. Raises
+        Unprocessable, TooLarge (conversation_too_large), and NotFound for an unknown item or the result of an unknown
+        tool call.
         """
-        last = next(reversed(self._items), "root")
         if item.id in self._items:
             raise Unprocessable(f"item {item.id!r} exists already", details={"param": "item.id"})
-        if previous not in (None, last):
-            raise Unprocessable(
-                "items can only be added at the end; omit previous_item_id", details={"param": "previous_item_id"}
-            )
+        at = self._position(previous)
         self._check_room(item)
-        if isinstance(item, CallItem):
-            self._add_call(item)
-        elif item.role == "user":
-            self._session.pending.append(item.text or "")
-        elif item.role == "assistant":
-            pending_items = list(self.unanswered())
-            prompt = " ".join(self._session.pending)
-            item.number = await self._session.context.add(self._session.system, prompt, item.text or "")
-            self._session.pending.clear()
-            for other in pending_items:
-                other.number = item.number
-        before = self.add(item)
+        items = list(self._items.values())
+        await ItemInsertion(self._session, items[:at], items[at:]).insert(item)
+        before = self._place(item, previous)
         if item.role == "system":
             self._session.prefill()
         return before
+
+    def _position(self, previous: str | None) -> int:
+        """How many items are before one that follows this item. Raises NotFound."""
+        if previous is None or previous == "root":
+            return 0 if previous else len(self._items)
+        if previous not in self._items:
+            raise NotFound(
+                f"the previous item {previous!r} does not exist; send root for the beginning, or nothing for the end",
+                code="item_create_invalid_previous_item_id",
+                details={"param": "previous_item_id"},
+            )
+        return list(self._items).index(previous) + 1
+
+    def _place(self, item: Item, previous: str | None) -> str | None:
+        """Puts an item behind another one; at the end when that is gone meanwhile. Returns the previous one's id."""
+        if previous is None or (previous != "root" and previous not in self._items):
+            return self.add(item)
+        items = list(self._items.values())
+        at = self._position(previous)
+        self._items = {each.id: each for each in (*items[:at], item, *items[at:])}
+        self._drop_oldest()
+        return None if at == 0 else previous
 
     def _check_room(self, item: Item) -> None:
         """Raises TooLarge (conversation_too_large) when the items have too many characters."""
@@ -151,15 +114,9 @@ class ConversationItems:
                 details={"limit_chars": MOST_CHARS},
             )
 
-    def _add_call(self, item: CallItem) -> None:
-        if item.output is None:
-            self._session.tools.add_calls([item.call])
-        else:
-            self._session.tools.add_result(item.call.id, item.output)
-
     async def delete(self, item_id: str) -> None:
         """Deletes an item from the conversation. Raises NotFound."""
-        item = self.find(item_id)
+        item = self.find(item_id, "delete")
         if item.role == "assistant" and item.status == "in_progress" and item.answer is not None:
             await self._session.cancel(item.answer)
         self.remove(item)
@@ -175,7 +132,7 @@ class ConversationItems:
 
     async def truncate(self, item_id: str, seconds: float) -> None:
         """Truncates an item to the audio that was played. Raises NotFound, Unprocessable."""
-        item, session = self.find(item_id), self._session
+        item, session = self.find(item_id, "truncate"), self._session
         if item.kind != "output_audio":
             raise Unprocessable(f"item {item_id!r} has no output audio", details={"param": "item_id"})
         whole = item.playback.seconds
@@ -184,7 +141,7 @@ class ConversationItems:
                 f"only {whole * 1000:.0f} ms of the item were sent", code="invalid_value",
                 details={"param": "audio_end_ms"},
             )  # fmt: skip
-        text, answer, cancelled = item.playback.words(seconds), item.answer, False
+        text, answer, cancelled = item.playback.words_of_answer(seconds), item.answer, False
         if answer is not None and session.answer is answer:
             session.report_playback(seconds)
             cancelled = await session.cancel()
@@ -199,7 +156,9 @@ class ConversationItems:
             return
         left = [item for item in self._items.values() if item.exchange == number]
         user_text = " ".join(item.text or "" for item in left if item.role == "user")
-        assistant_text = held.answered if any(item.role == "assistant" for item in left) else ""
+        answers = [item.text or "" for item in left if item.role == "assistant"]
+        # What is stored may be less than the text of an item: only what was played.
+        assistant_text = " ".join(answers) if deleted.role == "assistant" else held.answered if answers else ""
         if user_text or assistant_text:
             await self._session.context.amend(number, assistant_text, user_text)
         else:

@@ -21,6 +21,8 @@ class PlaybackPosition:
 
     def __init__(self) -> None:
         self._parts: list[tuple[float, str]] = []
+        self._withdrawn = 0
+        """How many of these are no part of the answer."""
         self._audio: list[Audio] = []
         self._end = 0.0
         """When the playback ends by the clock."""
@@ -49,7 +51,7 @@ class PlaybackPosition:
         if self.seconds < KEPT:
             self._audio.append(speech.audio)
         # One piece of text may arrive as several pieces of audio.
-        if self._parts and self._parts[-1][1] == speech.text:
+        if len(self._parts) > self._withdrawn and self._parts[-1][1] == speech.text:
             self._parts[-1] = (self._parts[-1][0] + speech.audio.seconds, speech.text)
         else:
             self._parts.append((speech.audio.seconds, speech.text))
@@ -57,6 +59,10 @@ class PlaybackPosition:
             self._remaining += speech.audio.seconds
         else:
             self._end = max(self._end, now) + speech.audio.seconds
+
+    def withdraw(self) -> None:
+        """All audio so far is no part of the answer, and sounds nevertheless."""
+        self._withdrawn = len(self._parts)
 
     def report(self, seconds: float, now: float) -> None:
         """Sets the position that the client reports; it replaces the clock as long as it grows."""
@@ -119,13 +125,20 @@ class PlaybackPosition:
 
     def words(self, seconds: float) -> str:
         """Returns the words of the first `seconds`; of a partly played piece, in proportion to its letters."""
+        return " ".join(filter(None, self._texts(seconds)))
+
+    def words_of_answer(self, seconds: float) -> str:
+        """Returns those of these words that are part of the answer: without what was withdrawn."""
+        return " ".join(filter(None, self._texts(seconds)[self._withdrawn :]))
+
+    def _texts(self, seconds: float) -> list[str]:
         texts: list[str] = []
         for length, text in self._parts:
             if seconds <= 0:
                 break
             texts.append(text if seconds >= length else _first_words(text, seconds / length))
             seconds -= length
-        return " ".join(filter(None, texts))
+        return texts
 
 
 def _first_words(text: str, share: float) -> str:

@@ -20,7 +20,7 @@ from chatapi.services.live.answer import Answer, Send
 from chatapi.services.live.barge_in import BargeIn
 from chatapi.services.live.context import ConversationContext
 from chatapi.services.live.items import ConversationItems
-from chatapi.services.live.options import SessionOptions, SessionOrigin
+from chatapi.services.live.options import SessionOptions, SessionOrigin, check_system
 from chatapi.services.live.tool_calls import SessionTools
 from chatapi.services.live.turn_tracker import TurnTracker
 from chatapi.services.turns.generation import Generation, GenerationOptions
@@ -126,6 +126,7 @@ class Responder:
         """Answers this text, or the pending ones; `options` apply to this answer only."""
         session_options = self.options
         if options is not None:
+            check_system(options, self._live.settings.limits)
             self.tools.check(options.sampling)
             self.options = options
         try:
@@ -184,7 +185,7 @@ class Responder:
     async def interrupt(self, answer: Answer, kind: str = "interrupted") -> None:
         """Stops an answer and stores the part that was played."""
         played = answer.playback.played(self.seconds)
-        text = answer.playback.words(played)
+        text = answer.playback.words_of_answer(played)
         is_request = answer.asked not in ("", prompt_annotations.SILENCE_NOTE)
         owed = kind == "interrupted" and self.answer_unplayed and is_request
         answer.cancel()
@@ -232,18 +233,21 @@ class Responder:
             if preemptive:
                 return
             await self.interrupt(current)
-        self.answer = Answer(self._live.generator, self.prompt(asked), asked, self._generation_options(), since, error)
+        self.answer = Answer(
+            self._live.generator, self.prompt(asked), asked, self._generation_options(asked), since, error
+        )
         self.answer.preemptive = preemptive
         self._recent.append(self.answer)
         self.answer.mark("transcript")
         self._group.start_soon(self._run, self.answer)
 
-    def _generation_options(self) -> GenerationOptions:
+    def _generation_options(self, asked: str) -> GenerationOptions:
         options = self.options
         language = options.language or self._detector.detected_language
         return GenerationOptions(
-            self._live.synthesis.voice(options.voice, language) if options.speak else None, options.max_tokens,
+            self._live.synthesis.voice_now(options.voice, language) if options.speak else None, options.max_tokens,
             options.temperature, sampling=options.sampling, speed=options.speed, priority=Priority.LIVE,
+            script=asked if options.reads_aloud else None,
         )  # fmt: skip
 
     async def _run(self, answer: Answer) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
 from anyio.abc import TaskGroup
@@ -10,6 +11,7 @@ from chatapi.audio import Samples
 from chatapi.engines import PromptMessage
 from chatapi.errors import ChatapiError
 from chatapi.events import Failed, FellAsleep, SpeechStarted, SpeechStopped, WaitingForSpeech, WokenUp
+from chatapi.runtime.admission import Priority
 from chatapi.services.live import prompt_annotations
 from chatapi.services.live.answer import Answer, Send
 from chatapi.services.live.backchannel import ECHO_LIKENESS, is_stop_request
@@ -17,10 +19,11 @@ from chatapi.services.live.barge_in import BargeIn, DismissalReason, echo_loop_e
 from chatapi.services.live.context import ConversationContext
 from chatapi.services.live.idle_timeout import IdleTimeout
 from chatapi.services.live.items import ConversationItems
-from chatapi.services.live.options import SessionOptions, SessionOrigin
+from chatapi.services.live.options import SessionOptions, SessionOrigin, check_system
 from chatapi.services.live.responder import Responder
 from chatapi.services.live.turn_tracker import TurnTracker
 from chatapi.services.live.utterance import Utterance
+from chatapi.services.transcription.online_speakers import LONGEST_SPEECH, OnlineSpeakers
 from chatapi.services.wake_word import WakeWordGate
 from chatapi.storage.history import ConversationState
 
@@ -50,6 +53,7 @@ class LiveSession:
         self._tracker = TurnTracker(live.engines, live.transcription, live.settings, group, self)
         self._detector = self._tracker.detector
         self._barge_in = BargeIn(self._detector)
+        self._speakers: OnlineSpeakers | None = None
         self.items = ConversationItems(self)
         self._responder = Responder(live, group, context, self.items, self._tracker, self._barge_in, send, origin)
         self.context = context
@@ -59,9 +63,10 @@ class LiveSession:
     def change(self, options: SessionOptions) -> None:
         """Applies these options from now on. Raises Unprocessable with the `param`."""
         responder = self._responder
+        check_system(options, self._live.settings.limits)
         self.tools.check(options.sampling)
         before, responder.options = responder.options, options
-        if (options.system, options.sampling) != (before.system, before.sampling):
+        if options.converse and (options.system, options.sampling) != (before.system, before.sampling):
             self.prefill()
         if responder.during_answer and not options.detect:
             # The client ends the utterance from now on, and perhaps never: the answer does not wait for that.
@@ -221,7 +226,7 @@ class LiveSession:
         pauses = self.during_answer and self.playing and not self._barge_in.in_echo_loop
         if answer is not None and pauses:
             answer.playback.pause(self.seconds)
-        self._live.preload()
+        self._live.preload(self.options.converse)
         await self._send(SpeechStarted(at, pauses))
 
     def cancel_preemptive_answer(self) -> None:
@@ -274,15 +279,26 @@ class LiveSession:
         if await self._dismiss(answer if during_answer else None, utterance, text):
             return False
         await self._send(SpeechStopped(utterance.end_seconds))
-        await self._send(utterance.transcript(text, self._detector.detected_language))
+        transcript = utterance.transcript(text, self._detector.detected_language)
+        await self._send(replace(transcript, speaker=await self._speaker(utterance)))
         if is_stop_request(text):
             self.cancel_preemptive_answer()
             return False
         if not self.options.answer:
-            self.pending.append(text)
+            if self.options.converse:
+                self.pending.append(text)
             return False
         await responder.respond_to_turn(text)
         return True
+
+    async def _speaker(self, utterance: Utterance) -> str:
+        """The speaker of an utterance; empty: none is wanted, or an error, which is no reason to lose the turn."""
+        if not self.options.speakers:
+            return ""
+        if self._speakers is None:
+            live, known = self._live, self.options.known_speakers
+            self._speakers = OnlineSpeakers(live.engines, live.settings.speaker, known)
+        return await self._speakers.label_if_possible(utterance.last_speech(LONGEST_SPEECH), Priority.LIVE)
 
     async def _dismiss(self, answer: Answer | None, utterance: Utterance, text: str) -> bool:
         """Whether the utterance is not answered; then resumes the answer during which it began."""

@@ -25,15 +25,15 @@ class SessionTools:
         """Results that no answer has used yet."""
         self._generator = generator
         self._engine = settings.llm.engine
-        self._max_chars = settings.limits.prompt_chars
+        self._limits = settings.limits
         self._pending: OrderedDict[str, ToolCall] = OrderedDict()
 
     def check(self, sampling: Sampling) -> None:
         """Raises Unprocessable, with the `param`, for tools that are not supported."""
         tool_call_parser.check(sampling)
         length = tool_call_parser.description_length(sampling.tools)
-        if length > self._max_chars:
-            message = f"tools has {length} characters; the limit is {self._max_chars} (limits.prompt_chars)"
+        if length > (limit := self._limits.tools_chars):
+            message = f"tools has {length} characters; the limit is {limit} (limits.tools_chars)"
             raise Unprocessable(message, code="string_above_max_length", details={"param": "tools"})
         if not tool_call_parser.can_enforce_choice(sampling, self._generator.capabilities):
             message = f"the engine {self._engine} cannot force a tool call; tool_choice can be auto or none"
@@ -54,9 +54,9 @@ class SessionTools:
                 code="call_not_found",
                 details={"param": "item.call_id"},
             )
-        if len(output) > self._max_chars:
+        if len(output) > (limit := self._limits.message_chars):
             raise TooLarge(
-                f"the output has {len(output)} characters; the limit is {self._max_chars} (limits.prompt_chars)",
+                f"the output has {len(output)} characters; the limit is {limit} (limits.message_chars)",
                 code="string_above_max_length",
                 details={"param": "item.output"},
             )

@@ -25,6 +25,7 @@ from chatapi.services.live.endpointing import (
 from chatapi.services.live.options import SessionOptions
 from chatapi.services.live.utterance import Utterance
 from chatapi.services.transcription.segmenter import FRAME
+from chatapi.services.transcription.transcriber import TranscriptText
 from chatapi.settings import LiveSettings
 
 PREROLL_FRAMES = 10
@@ -229,17 +230,17 @@ class TurnDetector:
         samples = utterance.undecided_samples()
         return Undecided(utterance, samples, utterance.length, manual and words_over, seconds)
 
-    def transcribed(self, part: Undecided, text: str, language: str, logprob: float) -> str:
-        """Takes the transcript of `part`, and returns that of the whole utterance. `logprob`: mean of its tokens."""
+    def transcribed(self, part: Undecided, found: TranscriptText) -> str:
+        """Takes the transcript of `part`, and returns that of the whole utterance."""
         utterance = part.utterance
         utterance.error = None
-        self.detected_language = language or self.detected_language
-        self.avg_logprob, self.speech_seconds = logprob, part.speech_seconds
+        self.detected_language = found.language or self.detected_language
+        self.avg_logprob, self.speech_seconds = found.logprob, part.speech_seconds
         silent = utterance.speech_end < part.end and self._endpointing.silent_frames >= WORD_END
         if utterance.can_finalize and (part.in_pause or silent):
-            utterance.finalize(text, part.end)
+            utterance.finalize(found.text, part.end, found.tokens)
             return utterance.full_text("")
-        return utterance.full_text(text)
+        return utterance.full_text(found.text, found.tokens)
 
     @staticmethod
     def transcription_failed(part: Undecided, error: ChatapiError) -> str:

@@ -49,12 +49,13 @@ class TurnTracker:
         settings: Settings,
         group: TaskGroup,
         listener: TurnListener,
+        priority: Priority = Priority.LIVE,
     ) -> None:
         self.detector = TurnDetector(settings.live, settings.vad.threshold)
         self.last_speech_at = time.monotonic()
         """When the last voiced frame arrived, on the monotonic clock."""
         self._engines, self._transcription, self._group = engines, transcription, group
-        self._listener = listener
+        self._listener, self._priority = listener, priority
         self._vad = DetectorStream(engines.vad.engine.stream())
         self._judging = anyio.Lock(fast_acquire=True)
         """Held while the VAD judges received samples."""
@@ -87,6 +88,11 @@ class TurnTracker:
         if utterance is self.detector.utterance:
             await self._carry_out(self.detector.end_turn(utterance, text))
         return True
+
+    @property
+    def decoding(self) -> bool:
+        """Whether a part of the stream is being transcribed."""
+        return self._running is not None
 
     def clear(self) -> None:
         """Discards the audio received since the last turn."""
@@ -166,7 +172,7 @@ class TurnTracker:
         samples = hypothesis.utterance.samples()
         try:
             async with self._engines.turn_detection.stream(
-                EngineCall.of(EndOfTurnDetector.end_of_turn_probability, samples), Priority.LIVE
+                EngineCall.of(EndOfTurnDetector.end_of_turn_probability, samples), self._priority
             ) as probabilities:
                 async for probability in probabilities:
                     hypothesis.audio_probability = probability
@@ -179,9 +185,10 @@ class TurnTracker:
         if part is None:
             return utterance.full_text("")
         try:
+            options = self.detector.options
             result = await self._transcription.transcribe_samples(
-                part.samples, self.detector.options.language, Priority.LIVE
+                part.samples, options.language, self._priority, options.transcription
             )
         except ChatapiError as error:
             return self.detector.transcription_failed(part, error)
-        return self.detector.transcribed(part, result.text, result.language, result.logprob)
+        return self.detector.transcribed(part, result)

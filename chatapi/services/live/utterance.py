@@ -8,7 +8,7 @@ import numpy as np
 
 from chatapi.audio import RATE, Samples
 from chatapi.errors import ChatapiError
-from chatapi.events import Transcript
+from chatapi.events import Token, Transcript
 from chatapi.services.transcription.segmenter import FRAME
 
 FINALIZE_AFTER = 6 * RATE
@@ -27,6 +27,9 @@ class Utterance:
         self._final_texts: list[str] = []
         self.final_samples = 0
         """Samples from the start of the utterance whose transcript is final."""
+        self._final_tokens: tuple[Token, ...] = ()
+        self._last: tuple[str, tuple[Token, ...]] = ("", ())
+        """The last transcript of all of it, and its tokens."""
         self.error: ChatapiError | None = None
         """Why the end of the utterance could not be transcribed."""
 
@@ -42,7 +45,8 @@ class Utterance:
 
     def transcript(self, text: str, language: str, final: bool = True) -> Transcript:
         """Returns the event for this text, with the start and the end of the utterance."""
-        return Transcript(text, final, self.start / RATE, self.end_seconds, language)
+        tokens = self._last[1] if final and text == self._last[0] else ()
+        return Transcript(text, final, self.start / RATE, self.end_seconds, language, tokens)
 
     def add(self, frame: Samples, voiced: bool) -> None:
         """Appends a frame."""
@@ -68,15 +72,18 @@ class Utterance:
         """Whether a pause makes the transcript up to it final."""
         return self.length - self.final_samples >= FINALIZE_AFTER
 
-    def finalize(self, text: str, end: int) -> None:
+    def finalize(self, text: str, end: int, tokens: tuple[Token, ...] = ()) -> None:
         """Makes the transcript of all samples up to `end` final."""
         if text:
             self._final_texts.append(text)
+            self._final_tokens += tokens
         self.final_samples = end
 
-    def full_text(self, undecided: str) -> str:
-        """Returns the final transcript followed by the transcript of the undecided samples."""
-        return " ".join(filter(None, [*self._final_texts, undecided]))
+    def full_text(self, undecided: str, tokens: tuple[Token, ...] = ()) -> str:
+        """Returns the final transcript followed by the transcript of the undecided samples, which has these tokens."""
+        text = " ".join(filter(None, [*self._final_texts, undecided]))
+        self._last = text, self._final_tokens + tokens
+        return text
 
 
 def _joined(frames: list[Samples]) -> Samples:

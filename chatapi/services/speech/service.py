@@ -40,7 +40,7 @@ class SpeechService:
         """
         if len(text) > (limit := self.limits.prompt_chars):
             raise TooLarge(
-                f"the text has {len(text)} characters; the limit is {limit}",
+                f"the text has {len(text)} characters; the limit is {limit} (limits.prompt_chars)",
                 code="prompt_too_long",
                 details={"limit_chars": limit, "param": "input"},
             )

@@ -5,20 +5,25 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Collection, Sequence
 from contextlib import aclosing
+from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
-from chatapi.audio import Audio, trim_leading_silence
+from chatapi.audio import Audio, Resampled, is_silent, trim_leading_silence
 from chatapi.engines import Synthesizer, Voice
 from chatapi.engines.call import EngineCall
 from chatapi.errors import Unprocessable
 from chatapi.events import Speech
 from chatapi.observability.metrics import Metrics
 from chatapi.runtime.admission import Priority
-from chatapi.runtime.workers import Engines, YieldPolicy
+from chatapi.runtime.workers import Engines, LateCall, YieldPolicy
+from chatapi.text.language_codes import language_code
 from chatapi.text.normalization import normalize
-from chatapi.text.sentence_splitter import SentenceSplitter
+from chatapi.text.speech_parts import SpeechPart, SpeechSplitter, split_text
 
+SLOWEST, FASTEST = 0.25, 4.0
+"""Bounds of the speaking rate, as a multiple of the usual one, whatever rates of a text multiply to."""
 SILENCE_SECONDS = 0.2
 """Length of the audio of a text without words, such as an emoji: clients take an error for a fault."""
 
@@ -30,7 +35,7 @@ class SpeechSynthesis:
         """`downloadable`: the voices of the catalog, installed or not."""
         self._tts = engines.tts
         self._metrics = metrics
-        self._downloadable = downloadable
+        self.downloadable = downloadable
 
     def voices(self) -> tuple[Voice, ...]:
         """The installed voices; the first is the default."""
@@ -41,7 +46,7 @@ class SpeechSynthesis:
         self._tts.preload()
 
     def voice(self, name: str | None, language: str = "") -> Voice:
-        """The voice of that name, else the first one of the language, else the default voice.
+        """The voice of that name, else the first one of the language (as `en-GB` or `English`), else the default voice.
 
         Raises Unprocessable (unknown_voice).
         """
@@ -51,10 +56,16 @@ class SpeechSynthesis:
             if found is None:
                 raise Unprocessable(self._unknown_voice(name, voices), code="unknown_voice")
             return found
-        return next((voice for voice in voices if voice.language == language), voices[0])
+        code = language_code(language, {voice.language for voice in voices})
+        return next((voice for voice in voices if voice.language == code), voices[0])
+
+    def voice_now(self, name: str | None, language: str = "") -> Voice:
+        """What `voice` returns for a name that was known when it was chosen: where the engine was exchanged and has no
+        such voice, the one that it has for the language."""
+        return self.voice(name if any(voice.name == name for voice in self.voices()) else None, language)
 
     def _unknown_voice(self, name: str, voices: Sequence[Voice]) -> str:
-        if name in self._downloadable:
+        if name in self.downloadable:
             return (
                 f"the voice {name!r} is not installed; fetch it with: chatapi models fetch {name}, "
                 "then start chatapi again"
@@ -62,26 +73,45 @@ class SpeechSynthesis:
         return f"there is no voice {name!r}; there are: {', '.join(voice.name for voice in voices)}"
 
     async def synthesize_sentences(
-        self, sentences: AsyncIterator[str], voice: Voice, priority: Priority = Priority.REQUEST, speed: float = 1.0
+        self,
+        sentences: AsyncIterator[str | SpeechPart],
+        voice: Voice,
+        priority: Priority = Priority.REQUEST,
+        speed: float = 1.0,
     ) -> AsyncGenerator[Speech, None]:
-        """Speech for every sentence, in order, each chunk as soon as it is synthesized; without leading silence."""
+        """Speech for every sentence, in order, each chunk as soon as it is synthesized; without leading silence, with
+        the pauses between them."""
         has_begun = False
         async for sentence in sentences:
-            text = normalize(sentence, voice.locale)
-            if not text:
-                continue
-            since, seconds = time.monotonic(), 0.0
-            async with self._tts.stream(
-                EngineCall.of(Synthesizer.synthesize, text, voice.name, speed=speed),
-                priority,
-                YieldPolicy.RESTART,
-            ) as chunks:
-                async for chunk in chunks:
-                    seconds += chunk.seconds
-                    yield Speech(chunk if has_begun else trim_leading_silence(chunk), text)
+            part = SpeechPart(sentence) if isinstance(sentence, str) else sentence
+            async with aclosing(self._speech(part, voice, priority, speed)) as speech:
+                async for each in speech:
+                    if not has_begun and is_silent(each.audio):
+                        continue
+                    yield each if has_begun else replace(each, audio=trim_leading_silence(each.audio))
                     has_begun = True
-            if seconds:
-                self._metrics.factors.labels("tts").observe((time.monotonic() - since) / seconds)
+            if part.pause:
+                yield Speech(silence(part.pause, voice), "")
+
+    async def _speech(
+        self, part: SpeechPart, voice: Voice, priority: Priority, speed: float
+    ) -> AsyncGenerator[Speech, None]:
+        """The speech of one part; none where it has no words."""
+        text = normalize(part.text, voice.locale)
+        if not text:
+            return
+        since, seconds = time.monotonic(), 0.0
+        speed = min(FASTEST, max(SLOWEST, speed * part.rate))
+        call = LateCall(partial(_synthesis, text=text, voice=voice, speed=speed))
+        async with (
+            self._tts.stream(call, priority, YieldPolicy.RESTART) as chunks,
+            aclosing(_at_rate(chunks, voice.rate)) as resampled,
+        ):
+            async for chunk in resampled:
+                seconds += chunk.seconds
+                yield Speech(chunk, text)
+        if seconds:
+            self._metrics.factors.labels("tts").observe((time.monotonic() - since) / seconds)
 
     async def synthesize_text(
         self, text: str, voice_name: str | None = None, speed: float = 1.0, priority: Priority = Priority.REQUEST
@@ -95,7 +125,7 @@ class SpeechSynthesis:
 
     def normalized_sentences(self, text: str, voice: Voice) -> list[str]:
         """What the TTS engine gets for a text, a string per sentence; none for a text without words."""
-        normalized = (normalize(sentence, voice.locale) for sentence in split_text(text))
+        normalized = (normalize(part.text, voice.locale) for part in split_text(text))
         return [sentence for sentence in normalized if sentence]
 
     async def synthesize_deltas(self, deltas: AsyncIterator[str], voice: Voice) -> AsyncGenerator[Audio, None]:
@@ -109,15 +139,19 @@ class SpeechSynthesis:
                 yield audio
 
     async def _audio_or_silence(
-        self, sentences: AsyncIterator[str], voice: Voice, priority: Priority = Priority.REQUEST, speed: float = 1.0
+        self,
+        sentences: AsyncIterator[SpeechPart],
+        voice: Voice,
+        priority: Priority = Priority.REQUEST,
+        speed: float = 1.0,
     ) -> AsyncGenerator[Audio, None]:
         has_words = False
 
-        async def watched() -> AsyncGenerator[str, None]:
+        async def watched() -> AsyncGenerator[SpeechPart, None]:
             nonlocal has_words
-            async for sentence in sentences:
-                has_words = has_words or bool(normalize(sentence, voice.locale))
-                yield sentence
+            async for part in sentences:
+                has_words = has_words or bool(normalize(part.text, voice.locale))
+                yield part
 
         async with (
             aclosing(watched()) as given,
@@ -126,13 +160,34 @@ class SpeechSynthesis:
             async for speech in chunks:
                 yield speech.audio
         if not has_words:
-            yield Audio(np.zeros(round(SILENCE_SECONDS * voice.rate), np.float32), voice.rate)
+            yield silence(SILENCE_SECONDS, voice)
 
 
-def split_text(text: str) -> list[str]:
-    """The sentences of a text."""
-    splitter = SentenceSplitter()
-    return [*splitter.feed(text), *splitter.finish()]
+def _synthesis(engine: Synthesizer, text: str, voice: Voice, speed: float) -> EngineCall[Audio]:
+    """The call for one sentence. Where the engine was swapped during the answer and has no such voice, another one of
+    the language speaks."""
+    names = [each.name for each in engine.voices]
+    if voice.name not in names:
+        names = [each.name for each in engine.voices if each.language == voice.language] or names
+    name = voice.name if voice.name in names else names[0]
+    return EngineCall.of(Synthesizer.synthesize, text, name, speed=speed)
+
+
+async def _at_rate(chunks: AsyncIterator[Audio], rate: int) -> AsyncGenerator[Audio, None]:
+    """The audio of a sentence at the sample rate that was announced; a voice that took over may have another one."""
+    resampled: Resampled | None = None
+    async for chunk in chunks:
+        if chunk.rate == rate:
+            yield chunk
+            continue
+        resampled = resampled or Resampled(chunk.rate, rate)
+        yield Audio(resampled.feed(chunk.samples), rate)
+    if resampled is not None:
+        yield Audio(resampled.finish(), rate)
+
+
+def silence(seconds: float, voice: Voice) -> Audio:
+    return Audio(np.zeros(round(seconds * voice.rate), np.float32), voice.rate)
 
 
 def empty_text() -> Unprocessable:
@@ -140,8 +195,8 @@ def empty_text() -> Unprocessable:
     return Unprocessable("the voice has no sound for any word of the text", code="empty_text")
 
 
-async def _split_deltas(deltas: AsyncIterator[str]) -> AsyncGenerator[str, None]:
-    splitter = SentenceSplitter()
+async def _split_deltas(deltas: AsyncIterator[str]) -> AsyncGenerator[SpeechPart, None]:
+    splitter = SpeechSplitter()
     async for delta in deltas:
         for sentence in splitter.feed(delta):
             yield sentence
@@ -149,6 +204,6 @@ async def _split_deltas(deltas: AsyncIterator[str]) -> AsyncGenerator[str, None]
         yield sentence
 
 
-async def _iterate(sentences: list[str]) -> AsyncIterator[str]:
+async def _iterate(sentences: list[SpeechPart]) -> AsyncIterator[SpeechPart]:
     for sentence in sentences:
         yield sentence

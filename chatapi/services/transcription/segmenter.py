@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from chatapi.audio import RATE, Samples
+from chatapi.audio.loudness import loudness
 from chatapi.engines import VAD_FRAME, Stop, VoiceActivityDetector, never
 from chatapi.settings import VadSettings
 
@@ -26,6 +28,11 @@ BLOCK_FRAMES = 30 * RATE // FRAME
 """Frames given to the detector at a time."""
 FIRST_SECONDS = 8.0
 """Length of the first part of a recording, in seconds: short, so that its transcript comes soon."""
+QUIETEST_DB = -10.0
+"""Loudness of the quietest region that is transcribed beside a louder one, in dB relative to it. See
+docs/measurements/services.md."""
+MOST_GAIN = 30.0
+"""Largest factor by which a quiet region is amplified: about 30 dB."""
 
 
 def _frames(milliseconds: int) -> int:
@@ -86,6 +93,8 @@ class SpeechRegion:
     """End of the speech itself, in samples; where longer speech was cut, the cut."""
     probability: float
     """Mean speech probability of its frames without the padding, 0 to 1."""
+    speech_start: int
+    """Start of the speech itself, in samples; where longer speech was cut, the cut."""
 
     @property
     def seconds(self) -> float:
@@ -190,14 +199,13 @@ class SpeechRegionFinder:
     def _region(self, end: int) -> SpeechRegion:
         speech_end = min(self._last, end)
         start = max(self._first - self._rules.pad_frames, self._floor)
-        return _to_samples(start, end, speech_end, self._recent[: speech_end - self._first])
+        return _to_samples(start, end, self._first, speech_end, self._recent[: speech_end - self._first])
 
 
 def trim(samples: Samples, probabilities: Iterable[float], rules: SegmentationRules = DEFAULT) -> TrimmedAudio:
-    """The speech regions of a recording, joined."""
+    """The speech regions of a recording, joined; see `_join`."""
     found = tuple(_clip(region, len(samples)) for region in regions(probabilities, rules))
-    parts = [samples[region.start : region.end] for region in found]
-    return TrimmedAudio(np.concatenate(parts) if parts else samples[:0], found)
+    return _join([(region, samples[region.start : region.end]) for region in found])
 
 
 def stream_regions(
@@ -283,12 +291,25 @@ def pack(
 
 
 def _join(parts: Sequence[tuple[SpeechRegion, Samples]]) -> TrimmedAudio:
-    return TrimmedAudio(np.concatenate([samples for _, samples in parts]), tuple(region for region, _ in parts))
+    """Regions of one recording as one audio, the quiet ones amplified to `QUIETEST_DB` below the loudest: beside loud
+    speech, Whisper omits quiet speech, such as that of somebody far from the microphone."""
+    if not parts:
+        return TrimmedAudio(np.zeros(0, np.float32), ())
+    powers = [loudness(samples) for _, samples in parts]
+    least = max(powers) * 10 ** (QUIETEST_DB / 10)
+    levelled = [
+        samples * np.float32(min(math.sqrt(least / power), MOST_GAIN)) if 0 < power < least else samples
+        for (_, samples), power in zip(parts, powers, strict=True)
+    ]
+    return TrimmedAudio(np.concatenate(levelled), tuple(region for region, _ in parts))
 
 
-def _to_samples(start: int, end: int, speech_end: int, probabilities: Sequence[float]) -> SpeechRegion:
+def _to_samples(
+    start: int, end: int, speech_start: int, speech_end: int, probabilities: Sequence[float]
+) -> SpeechRegion:
     """A region given in frames, converted to samples."""
-    return SpeechRegion(start * FRAME, end * FRAME, speech_end * FRAME, sum(probabilities) / max(1, len(probabilities)))
+    mean = sum(probabilities) / max(1, len(probabilities))
+    return SpeechRegion(start * FRAME, end * FRAME, speech_end * FRAME, mean, speech_start * FRAME)
 
 
 def _clip(region: SpeechRegion, total: int) -> SpeechRegion:

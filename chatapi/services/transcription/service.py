@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
@@ -10,14 +11,20 @@ import anyio.to_thread
 
 from chatapi.audio import RATE, Samples
 from chatapi.audio.decode import Source, duration
-from chatapi.errors import TooLarge
+from chatapi.engines import DEFAULT_OPTIONS, TranscriptionOptions
+from chatapi.errors import ChatapiError, TooLarge
 from chatapi.events import Transcript
 from chatapi.observability.metrics import Metrics
 from chatapi.runtime.admission import Admission, Priority
+from chatapi.services.transcription.decoded_file import too_long
+from chatapi.services.transcription.speaker_turns import SpeakerLabels
+from chatapi.services.transcription.speakers import Report, SpeakerLabeller, SpeakerOptions
 from chatapi.services.transcription.streaming import StreamingTranscriber
-from chatapi.services.transcription.transcriber import TranscribedChunk, TranscriptionRequest, too_long
+from chatapi.services.transcription.transcriber import TranscribedChunk, TranscriptionRequest
 from chatapi.services.turns.run import Emit, TurnLimits, TurnRun, check_admission
 from chatapi.settings import Settings
+
+log = logging.getLogger(__name__)
 
 WAIT_SECONDS = 600
 """Longest wait of a long recording in its queue, in seconds: as long as OpenAI's clients wait for a response."""
@@ -29,16 +36,22 @@ class TranscriptionService:
     """Transcribes a recording or an audio stream."""
 
     def __init__(
-        self, streaming: StreamingTranscriber, admission: Admission, settings: Settings, metrics: Metrics
+        self,
+        streaming: StreamingTranscriber,
+        speakers: SpeakerLabeller,
+        admission: Admission,
+        settings: Settings,
+        metrics: Metrics,
     ) -> None:
         self.streaming = streaming
+        self.speakers = speakers
         self.transcriber = streaming.transcriber
         self.admission = admission
         self.limits = settings.limits
         self.metrics = metrics
         # Passed before the admission of all turns: long recordings must not hold all of its slots for minutes.
         self.long_recordings = Admission(
-            "queue of long recordings", max(1, self.limits.concurrent // 2), self.limits.queue
+            "queue of long recordings", max(1, self.limits.concurrent // 4), self.limits.queue
         )
 
     def check_admission(self) -> None:
@@ -47,15 +60,24 @@ class TranscriptionService:
 
     @asynccontextmanager
     async def transcribe_file(
-        self, source: Source, request: TranscriptionRequest, traceparent: str = ""
+        self,
+        source: Source,
+        request: TranscriptionRequest,
+        traceparent: str = "",
+        speakers: SpeakerOptions | None = None,
     ) -> AsyncIterator[AsyncIterator[TranscribedChunk]]:
         """The chunks of a recording, each as soon as it is transcribed. Leaving the block cancels the work.
+
+        Where `speakers` are asked for, a last chunk without segments has their labels, or why there are none.
 
         Entering raises the errors of the request and of the start of the file; the chunks raise all others. The
         deadline is that of a turn plus the length of the audio that is processed.
         """
         max_seconds = self.limits.file_seconds if request.max_seconds is None else request.max_seconds
         request = replace(request, max_seconds=max_seconds)
+        if speakers is not None:
+            # Words tell where the speaker changes.
+            request = replace(request, timed=True, options=replace(request.options, words=True))
         self.transcriber.check(request)
         stated = await anyio.to_thread.run_sync(_stated_seconds, source)
         if stated is not None and stated > max_seconds:
@@ -65,21 +87,51 @@ class TranscriptionService:
         run = self._run(traceparent, self.long_recordings if is_long else None)
 
         async def work(emit: Emit[TranscribedChunk]) -> None:
-            async def count_and_emit(chunk: TranscribedChunk) -> None:
-                run.extend_deadline(chunk.processed)
-                run.timings = replace(run.timings, audio=chunk.processed)
-                await emit(chunk)
-
-            await self.transcriber.transcribe_file(source, request, count_and_emit, priority)
-            run.mark("transcript")
-            run.mark("end")
+            await self._transcribe(source, request, speakers, priority, (run, emit))
 
         async with run.stream(work, priority) as chunks:
             yield chunks
 
+    async def _transcribe(
+        self,
+        source: Source,
+        request: TranscriptionRequest,
+        speakers: SpeakerOptions | None,
+        priority: Priority,
+        to: tuple[TurnRun, Emit[TranscribedChunk]],
+    ) -> None:
+        """Emit the chunks of a recording, and its speaker labels where they are asked for, within a run."""
+        run, emit = to
+
+        async def count_and_emit(chunk: TranscribedChunk) -> None:
+            run.extend_deadline(chunk.processed)
+            run.timings = replace(run.timings, audio=chunk.processed)
+            await emit(chunk)
+
+        await self.transcriber.transcribe_file(source, request, count_and_emit, priority)
+        run.mark("transcript")
+        if speakers is not None:
+            seconds = run.timings.audio or 0.0
+            labels = await self._labels(source, speakers, priority, lambda done: run.extend_deadline(seconds + done))
+            await emit(TranscribedChunk((), seconds, 0.0, seconds, labels))
+        run.mark("end")
+
+    async def _labels(
+        self, source: Source, options: SpeakerOptions, priority: Priority, report: Report
+    ) -> SpeakerLabels:
+        """Who speaks when; an error is no reason to lose the transcript."""
+        try:
+            return await self.speakers.labels(source, options, priority, report)
+        except ChatapiError as error:
+            log.warning("no speaker labels: %s", error.message)
+            return SpeakerLabels(fault=error)
+
     @asynccontextmanager
     async def transcribe_stream(
-        self, blocks: AsyncIterator[Samples], language: str | None = None
+        self,
+        blocks: AsyncIterator[Samples],
+        language: str | None = None,
+        options: TranscriptionOptions = DEFAULT_OPTIONS,
     ) -> AsyncIterator[AsyncIterator[Transcript]]:
         """A transcript for each speech region of a stream, as soon as the region ends. Leaving the block cancels.
 
@@ -92,7 +144,8 @@ class TranscriptionService:
 
         async def work(emit: Emit[Transcript]) -> None:
             counted = self._counted(blocks, run)
-            async with aclosing(self.streaming.transcribe(counted, language, Priority.REQUEST)) as transcripts:
+            found = self.streaming.transcribe(counted, language, Priority.REQUEST, options)
+            async with aclosing(found) as transcripts:
                 async for transcript in transcripts:
                     run.timings = replace(run.timings, speech_end=transcript.end)
                     await emit(transcript)

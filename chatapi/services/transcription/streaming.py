@@ -7,13 +7,13 @@ from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 import numpy as np
 
 from chatapi.audio import RATE, Samples
-from chatapi.engines import VoiceActivityDetector
+from chatapi.engines import DEFAULT_OPTIONS, TranscriptionOptions, VoiceActivityDetector
 from chatapi.events import Transcript
 from chatapi.runtime.admission import Priority
 from chatapi.runtime.detector_thread import DetectorStream
 from chatapi.runtime.workers import Engines
 from chatapi.services.transcription.segmenter import FRAME, SegmentationRules, SpeechRegion, SpeechRegionFinder
-from chatapi.services.transcription.transcriber import FileTranscriber
+from chatapi.services.transcription.transcriber import FileTranscriber, TranscriptText
 from chatapi.settings import VadSettings
 
 STEP = 4 * FRAME
@@ -30,7 +30,11 @@ class StreamingTranscriber:
         self._rules = SegmentationRules.of(vad)
 
     async def transcribe(
-        self, blocks: AsyncIterator[Samples], language: str | None = None, priority: Priority = Priority.LIVE
+        self,
+        blocks: AsyncIterator[Samples],
+        language: str | None = None,
+        priority: Priority = Priority.LIVE,
+        options: TranscriptionOptions = DEFAULT_OPTIONS,
     ) -> AsyncGenerator[Transcript, None]:
         """A Transcript for each speech region that has words.
 
@@ -42,20 +46,21 @@ class StreamingTranscriber:
         regions = _RegionBuffer(self._engines.vad.engine, self._rules)
         async for block in blocks:
             for region, samples in await regions.feed(block):
-                if (transcript := await self._transcribe(region, samples, language, priority)) is not None:
+                found = await self.transcriber.transcribe_samples(samples, language, priority, options)
+                if (transcript := _transcript(region, found)) is not None:
                     language = transcript.language
                     yield transcript
         for region, samples in await regions.finish():
-            if (transcript := await self._transcribe(region, samples, language, priority)) is not None:
+            found = await self.transcriber.transcribe_samples(samples, language, priority, options)
+            if (transcript := _transcript(region, found)) is not None:
                 yield transcript
 
-    async def _transcribe(
-        self, region: SpeechRegion, samples: Samples, language: str | None, priority: Priority
-    ) -> Transcript | None:
-        found = await self.transcriber.transcribe_samples(samples, language, priority)
-        if not found.text:
-            return None
-        return Transcript(found.text, True, region.start / RATE, region.speech_end / RATE, found.language)
+
+def _transcript(region: SpeechRegion, found: TranscriptText) -> Transcript | None:
+    """The transcript of a region; None: it has no words."""
+    if not found.text:
+        return None
+    return Transcript(found.text, True, region.start / RATE, region.speech_end / RATE, found.language)
 
 
 class _RegionBuffer:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import anyio
 import anyio.from_thread
@@ -15,8 +15,8 @@ import anyio.to_thread
 import numpy as np
 from anyio.streams.memory import MemoryObjectSendStream
 
-from chatapi.audio import RATE, Audio, Samples
-from chatapi.audio.decode import Source, blocks, decode, duration
+from chatapi.audio import RATE, Audio, Samples, skipped
+from chatapi.audio.decode import Source, decode, duration
 from chatapi.engines import (
     DEFAULT_OPTIONS,
     Segment,
@@ -28,20 +28,19 @@ from chatapi.engines import (
     never,
 )
 from chatapi.engines.call import EngineCall
-from chatapi.errors import TooLarge, Unprocessable, collapse_exception_group
-from chatapi.events import Event, JobProgress, Transcript
+from chatapi.errors import Unprocessable, collapse_exception_group
+from chatapi.events import Event, JobProgress, Token, Transcript
 from chatapi.observability.metrics import Metrics
 from chatapi.runtime.admission import Priority
 from chatapi.runtime.workers import Engines, Worker, YieldPolicy
-from chatapi.services.transcription import segmenter
+from chatapi.services.transcription import pauses, segmenter
+from chatapi.services.transcription.decoded_file import DecodedFile
+from chatapi.services.transcription.division import divide
 from chatapi.services.transcription.segmenter import TrimmedAudio
+from chatapi.services.transcription.speaker_turns import SpeakerLabels
 from chatapi.settings import Settings
 from chatapi.text.language_codes import language_code
 
-log = logging.getLogger(__name__)
-
-SINGLE_PASS_SECONDS = 30.0
-"""Longest file that is transcribed as one utterance, in seconds: the window of Whisper."""
 AHEAD = 1
 """Chunks of a file that are cut while the one before them is transcribed."""
 
@@ -68,6 +67,8 @@ class TranscriptText:
     """ISO 639-1 code."""
     logprob: float = 0.0
     """Mean log-probability of its segments."""
+    tokens: tuple[Token, ...] = ()
+    """Its tokens, where they were requested."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,8 @@ class TranscriptionRequest:
     language: str | None = None
     """ISO 639-1 code, or auto; None: the one of the settings."""
     options: TranscriptionOptions = DEFAULT_OPTIONS
+    timed: bool = False
+    """Whether the times of segments matter: then none spans a pause."""
     rules: segmenter.SegmentationRules | None = None
     """Transcribe each speech region found by these rules by itself; None: as much at once as fits the engine."""
     max_seconds: float | None = None
@@ -95,6 +98,8 @@ class TranscribedChunk:
     """Mean speech probability of the voice activity detector, 0 to 1."""
     processed: float
     """Seconds of the file processed so far; the whole file with the last chunk."""
+    labels: SpeakerLabels | None = None
+    """Who speaks when in the whole file, with the last chunk, where it was asked for."""
 
 
 Send = Callable[[TranscribedChunk], Awaitable[None]]
@@ -145,30 +150,41 @@ class FileTranscriber:
     async def decode_file(self, file: Source) -> Audio:
         """A file as 16 kHz mono, within the limits. Raises the errors of `audio.decode`."""
         audio = await anyio.to_thread.run_sync(decode, file, self.settings.limits.audio_seconds)
-        if audio.damaged:
-            log.info("damaged audio packets skipped", extra={"packets": audio.damaged})
+        skipped.report(audio.skipped)
         return audio
 
     async def transcribe_utterance(
         self, audio: Audio, language: str | None = None, priority: Priority = Priority.REQUEST
     ) -> UtteranceTranscript:
         """The transcript of an utterance without its pauses. Raises Unprocessable (no_speech) where it has no words."""
-        trimmed = await self._trim(audio, priority)
-        segments = await self._transcribe(trimmed.samples, language, priority) if trimmed.regions else []
+        parts = await self._trim(audio, TranscriptionRequest(language), priority)
+        found: list[list[Segment]] = [[] for _ in parts]
+
+        async def transcribe(number: int, part: TrimmedAudio) -> None:
+            found[number] = await self._transcribe(part.samples, language, priority)
+
+        await _at_once(transcribe, parts)
+        segments = [segment for each in found for segment in each]
         if not segments:
             raise Unprocessable(f"the {audio.seconds:.1f} seconds of audio contain no speech", code="no_speech")
         text = " ".join(segment.text.strip() for segment in segments)
-        start = trimmed.regions[0].start / RATE
-        return UtteranceTranscript(text, segments[0].language, start, trimmed.speech_end)
+        start = parts[0].regions[0].start / RATE
+        return UtteranceTranscript(text, segments[0].language, start, parts[-1].speech_end)
 
-    async def transcribe_samples(self, samples: Samples, language: str | None, priority: Priority) -> TranscriptText:
+    async def transcribe_samples(
+        self,
+        samples: Samples,
+        language: str | None,
+        priority: Priority,
+        options: TranscriptionOptions = DEFAULT_OPTIONS,
+    ) -> TranscriptText:
         """The transcript of 16 kHz mono samples, which are transcribed as they are."""
-        segments = await self._transcribe(samples, language, priority) if len(samples) else []
+        segments = await self._transcribe(samples, language, priority, options) if len(samples) else []
         if not segments:
             return TranscriptText()
         text = " ".join(segment.text.strip() for segment in segments)
         logprob = sum(segment.logprob for segment in segments) / len(segments)
-        return TranscriptText(text, segments[0].language, logprob)
+        return TranscriptText(text, segments[0].language, logprob, tuple(_tokens(segments)))
 
     @asynccontextmanager
     async def stream_file(
@@ -180,7 +196,7 @@ class FileTranscriber:
 
         async def produce() -> None:
             async with send:
-                await self.transcribe_file(file, TranscriptionRequest(language), send.send, priority)
+                await self.transcribe_file(file, TranscriptionRequest(language, timed=True), send.send, priority)
 
         async def events() -> AsyncIterator[Event]:
             async for chunk in receive:
@@ -205,10 +221,19 @@ class FileTranscriber:
         them possibly within an ExceptionGroup.
         """
         self.check(request)
-        short = None if request.rules else await anyio.to_thread.run_sync(_decode_short, source)
-        if short is not None:
-            await send(await self._transcribe_whole(short, request, priority))
-            return
+        audio = DecodedFile(source, request.max_seconds)
+        try:
+            short = None if request.rules else await anyio.to_thread.run_sync(audio.short)
+            if short is not None:
+                await send(await self._transcribe_whole(short, request, priority))
+            else:
+                await self._transcribe_parts(audio, request, send, priority)
+        finally:
+            audio.close()
+
+    async def _transcribe_parts(
+        self, audio: DecodedFile, request: TranscriptionRequest, send: Send, priority: Priority
+    ) -> None:
         parts_in, parts_out = anyio.create_memory_object_stream[tuple[TrimmedAudio, float]](AHEAD)
         slots = anyio.Semaphore(self._asr.admission.slots)
 
@@ -223,7 +248,7 @@ class FileTranscriber:
             slots.release()
 
         async with anyio.create_task_group() as group, parts_out:
-            group.start_soon(self._cut, source, request, parts_in, priority)
+            group.start_soon(self._cut, audio, request, parts_in, priority)
             previous = anyio.Event()
             previous.set()
             async for part, seconds in parts_out:
@@ -235,7 +260,14 @@ class FileTranscriber:
     async def _transcribe_whole(
         self, audio: Audio, request: TranscriptionRequest, priority: Priority
     ) -> TranscribedChunk:
-        return await self._transcribe_chunk(await self._trim(audio, priority), audio.seconds, request, priority)
+        parts = await self._trim(audio, request, priority)
+        found = [TranscribedChunk((), audio.seconds, 0.0, audio.seconds)] * len(parts)
+
+        async def transcribe(number: int, part: TrimmedAudio) -> None:
+            found[number] = await self._transcribe_chunk(part, audio.seconds, request, priority)
+
+        await _at_once(transcribe, parts)
+        return _one_chunk(found, [len(part.samples) for part in parts])
 
     async def _transcribe_chunk(
         self, part: TrimmedAudio, seconds: float, request: TranscriptionRequest, priority: Priority
@@ -243,23 +275,25 @@ class FileTranscriber:
         """The transcript of a part, after which `seconds` of the file are processed."""
         if not part.regions:
             return TranscribedChunk((), seconds, 0.0, seconds)
-        found = await self._transcribe(part.samples, request.language, priority, request.options)
+        # Only words tell where a segment of several regions is to be split, and they take another pass of the decoder.
+        words = request.options.words or (request.timed and len(part.regions) > 1)
+        options = replace(request.options, words=words)
+        found = await self._transcribe(part.samples, request.language, priority, options)
         frames = sum(region.end - region.start for region in part.regions)
         speech = sum(region.probability * (region.end - region.start) for region in part.regions) / frames
-        segments = tuple(segment.retimed(part.original) for segment in found)
+        segments = tuple(pauses.placed(found, part))
         return TranscribedChunk(segments, part.regions[0].start / RATE, speech, seconds)
 
     async def _cut(
         self,
-        source: Source,
+        audio: DecodedFile,
         request: TranscriptionRequest,
         send: MemoryObjectSendStream[tuple[TrimmedAudio, float]],
         priority: Priority,
     ) -> None:
         """Send a file's speech in parts that fit the engine, each with the seconds of the file processed after it."""
-        audio = _CountedAudio(source, request.max_seconds)
         rules = request.rules or self._rules
-        regions = segmenter.stream_regions(audio.blocks(), _SharedDetector(self._vad, priority), rules)
+        regions = segmenter.stream_regions(audio.blocks(), SharedDetector(self._vad, priority), rules)
         parts = segmenter.pack(regions, 0 if request.rules else segmenter.MAX_SECONDS)
         async with send:
             try:
@@ -270,10 +304,15 @@ class FileTranscriber:
                 parts.close()
                 regions.close()
 
-    async def _trim(self, audio: Audio, priority: Priority) -> TrimmedAudio:
+    async def _trim(self, audio: Audio, request: TranscriptionRequest, priority: Priority) -> list[TrimmedAudio]:
+        """The speech of an utterance, in as many parts as the engine has free slots."""
         call = EngineCall.of(VoiceActivityDetector.probabilities, audio.samples)
-        probabilities = await self._vad.collect(call, priority)
-        return await anyio.to_thread.run_sync(segmenter.trim, audio.samples, iter(probabilities), self._rules)
+        probabilities = list(await self._vad.collect(call, priority))
+        trimmed = await anyio.to_thread.run_sync(segmenter.trim, audio.samples, iter(probabilities), self._rules)
+        # A part alone may be too short to detect its language, and accuracy was not measured on translation.
+        whole = self.language(request.language) is None or request.options.translate
+        free = 1 if whole or not trimmed.regions else self._asr.admission.free(priority)
+        return divide(trimmed, probabilities, free, self._rules) if free > 1 else [trimmed]
 
     async def _transcribe(
         self,
@@ -292,39 +331,39 @@ class FileTranscriber:
         return segments
 
 
-class _CountedAudio:
-    """The blocks of a file, counted. Raises TooLarge (audio_too_long) past `max_seconds`."""
-
-    def __init__(self, source: Source, max_seconds: float | None) -> None:
-        self._source = source
-        self._max_seconds = max_seconds
-        self._samples = 0
-
-    @property
-    def seconds(self) -> float:
-        """Length of the blocks so far, in seconds."""
-        return self._samples / RATE
-
-    def blocks(self) -> Iterator[Samples]:
-        for block in blocks(self._source):
-            # On cancellation this raises in the thread that runs the generator, and so closes it there.
-            anyio.from_thread.check_cancelled()
-            self._samples += len(block)
-            if self._max_seconds is not None and self.seconds > self._max_seconds:
-                raise too_long(self._max_seconds)
-            yield block
+async def _at_once(
+    transcribe: Callable[[int, TrimmedAudio], Coroutine[Any, Any, None]], parts: Sequence[TrimmedAudio]
+) -> None:
+    """Transcribe the parts that have speech at the same time; raises the first error."""
+    try:
+        async with anyio.create_task_group() as group:
+            for number, part in enumerate(parts):
+                if part.regions:
+                    group.start_soon(transcribe, number, part)
+    except Exception as error:
+        raise collapse_exception_group(error) from None
 
 
-def too_long(max_seconds: float) -> TooLarge:
-    """The error for a file that is longer than so many seconds."""
-    return TooLarge(
-        f"the audio is longer than {max_seconds:g} seconds; `chatapi transcribe` takes files of any length",
-        code="audio_too_long",
-        details={"limit_seconds": max_seconds, "param": "file"},
-    )
+def _one_chunk(chunks: Sequence[TranscribedChunk], lengths: Sequence[int]) -> TranscribedChunk:
+    """The chunks of one utterance, whose parts have these lengths in samples, as one."""
+    segments = tuple(segment for chunk in chunks for segment in chunk.segments)
+    weighted = sum(chunk.speech_probability * length for chunk, length in zip(chunks, lengths, strict=True))
+    return replace(chunks[0], segments=segments, speech_probability=weighted / max(1, sum(lengths)))
 
 
-class _SharedDetector:
+def prompt_text(prompt: str, keywords: Iterable[str]) -> str:
+    """The text that precedes the audio: a prompt and then keywords. An engine keeps the end of one that is too long."""
+    listed = ", ".join(keywords)
+    return " ".join(filter(None, (prompt, f"{listed}." if listed else "")))
+
+
+def _tokens(segments: Iterable[Segment]) -> Iterator[Token]:
+    for segment in segments:
+        for each in segment.tokens:
+            yield Token(each.utf8.decode("utf-8", "replace"), each.logprob, each.utf8)
+
+
+class SharedDetector:
     """A voice activity detector that holds its slot for one part of a file at a time; for use from a thread."""
 
     def __init__(self, worker: Worker[VoiceActivityDetector], priority: Priority) -> None:
@@ -337,11 +376,3 @@ class _SharedDetector:
     def probabilities(self, samples: Samples, stop: Stop = never) -> Iterator[float]:
         call = EngineCall.of(VoiceActivityDetector.probabilities, samples)
         return iter(anyio.from_thread.run(self._worker.collect, call, self._priority))
-
-
-def _decode_short(source: Source) -> Audio | None:
-    """A file that is short enough for a single pass, decoded; None: it is longer."""
-    try:
-        return decode(source, SINGLE_PASS_SECONDS)
-    except TooLarge:
-        return None

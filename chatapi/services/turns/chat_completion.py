@@ -25,7 +25,7 @@ from chatapi.engines import (
     TokenUsage,
 )
 from chatapi.errors import CallerError, NotFound, TooLarge, Unprocessable
-from chatapi.events import Event, TextDelta, ToolCall, Transcript, TurnEnded
+from chatapi.events import Event, ReasoningDelta, TextDelta, ToolCall, Transcript, TurnEnded
 from chatapi.observability.metrics import Metrics
 from chatapi.runtime.admission import Admission, Priority
 from chatapi.services.speech.synthesis import SpeechSynthesis
@@ -33,12 +33,9 @@ from chatapi.services.transcription.transcriber import FileTranscriber
 from chatapi.services.turns import tool_call_parser
 from chatapi.services.turns.generation import GenerationOptions, Generator
 from chatapi.services.turns.prompts import FixedPrompt
-from chatapi.services.turns.run import Send, TurnLimits, TurnRun, turn_timed_out
+from chatapi.services.turns.run import Send, TurnItems, TurnLimits, TurnRun, turn_timed_out
 from chatapi.settings import Settings
 
-MESSAGES_FACTOR = 16
-"""Limit of all messages together, in multiples of `limits.prompt_chars`, which is the limit of each message and of the
-tools and the schema."""
 AUDIO_ID_SECONDS = 3600
 """How long a spoken answer can be referred to by its id, in seconds."""
 MAX_AUDIO_IDS = 256
@@ -92,12 +89,16 @@ class ChatTurn:
     temperature: float | None = None
     seed: int | None = None
     sampling: Sampling = field(default_factory=Sampling)
+    reads_aloud: bool = False
+    """Whether the last message is itself what is spoken, and the model is not asked."""
     speed: float = 1.0
     """Speaking rate, as a multiple of the usual one."""
     fills_context: bool = False
     """Whether an answer without `max_tokens` may be as long as the context and the turn's deadline permit."""
     has_default_system: bool = False
     """Whether messages without a system message get the one of the settings."""
+    reasoning: bool = False
+    """Whether the model's reasoning is sent as events too."""
     schema_description: str = ""
     """Purpose of the answer's schema, as an instruction for the model."""
     priority: Priority = Priority.REQUEST
@@ -134,7 +135,7 @@ class ChatCompletions:
         return self.generator.synthesis
 
     @asynccontextmanager
-    async def run(self, turn: ChatTurn) -> AsyncIterator[AsyncIterator[Event]]:
+    async def run(self, turn: ChatTurn) -> AsyncIterator[TurnItems[Event]]:
         """The events of a turn. Leaving the block cancels all its work.
 
         Entering raises the errors of the request; the events raise all others. A CallerError names the `param` in its
@@ -174,18 +175,22 @@ class ChatCompletions:
             self.synthesis.voice(turn.voice)
 
     def _check_lengths(self, turn: ChatTurn) -> None:
-        limit, total = self.settings.limits.prompt_chars, 0
-        lengths = [(f"messages[{index}]", _length(message)) for index, message in enumerate(turn.messages)]
-        sampling = turn.sampling
-        lengths.append(("response_format", len(json.dumps(sampling.schema)) if sampling.schema is not None else 0))
-        lengths.append(("tools", tool_call_parser.description_length(sampling.tools)))
-        for param, length in lengths:
+        limits, sampling, total = self.settings.limits, turn.sampling, 0
+        lengths = [
+            (f"messages[{index}]", _length(message), "system_chars" if message.role == "system" else "message_chars")
+            for index, message in enumerate(turn.messages)
+        ]
+        schema = len(json.dumps(sampling.schema)) if sampling.schema is not None else 0
+        lengths.append(("response_format", schema, "tools_chars"))
+        lengths.append(("tools", tool_call_parser.description_length(sampling.tools), "tools_chars"))
+        for param, length, name in lengths:
             total += length
-            if length > limit:
-                message = f"{param} has {length} characters; the limit is {limit} (limits.prompt_chars)"
+            if length > (limit := getattr(limits, name)):
+                message = f"{param} has {length} characters; the limit is {limit} (limits.{name})"
                 raise _unprocessable(param, message, "string_above_max_length")
-        if total > limit * MESSAGES_FACTOR:
-            message = f"the messages have {total} characters together; the limit is {limit * MESSAGES_FACTOR}"
+        if total > limits.messages_chars:
+            most = f"{limits.messages_chars} (limits.messages_chars)"
+            message = f"the messages and tools have {total} characters together; the limit is {most}"
             raise _unprocessable("messages", message, "context_length_exceeded")
         if not turn.has_audio and not any(_length(message) or message.audio_id for message in turn.messages):
             raise _unprocessable("messages", "the messages have no text", "empty_messages")
@@ -253,11 +258,12 @@ class _ChatRun:
         if turn.has_audio:
             run.timings = replace(run.timings, audio=self._audio_seconds)
             run.mark("transcript")
-        deltas = 0
+        deltas = reasoning = 0
 
         async def counted(event: Event) -> None:
-            nonlocal deltas
+            nonlocal deltas, reasoning
             deltas += isinstance(event, TextDelta)
+            reasoning += isinstance(event, ReasoningDelta)
             await send(event)
 
         last, reply = TokenChunk("", "length"), ""
@@ -271,10 +277,11 @@ class _ChatRun:
         if turn.speak and turn.audio_id:
             service.remember(turn.audio_id, reply)
         # An answer that was cut has no count of its prompt.
-        usage = last.usage or TokenUsage(0, deltas)
+        usage = last.usage or TokenUsage(0, deltas + reasoning, 0, reasoning)
         run.count(usage)
         tokens = (usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens)
-        await send(TurnEnded("", last.finish_reason or "stop", *tokens, timings=run.timings))
+        reason = last.finish_reason or "stop"
+        await send(TurnEnded("", reason, *tokens, timings=run.timings, reasoning_tokens=usage.reasoning_tokens))
 
     def _seconds(self, spent: float) -> float:
         """Time for the answer after `spent` seconds of work, in seconds: it is cut shortly before the turn's deadline,
@@ -297,7 +304,9 @@ class _ChatRun:
             turn.sampling,
             turn.speed,
             verbatim=voice is None,
+            reasoning=turn.reasoning,
             priority=turn.priority,
+            script=prompt.messages()[-1].text if turn.reads_aloud else None,
         )
 
     async def _prompt_messages(self, send: Send) -> list[PromptMessage]:

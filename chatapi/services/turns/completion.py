@@ -17,7 +17,7 @@ from chatapi.services.transcription.transcriber import FileTranscriber
 from chatapi.services.turns.conversations import Conversations
 from chatapi.services.turns.generation import GenerationOptions, Generator
 from chatapi.services.turns.prompts import Question
-from chatapi.services.turns.response_history import is_response
+from chatapi.services.turns.response_history import is_of_responses
 from chatapi.services.turns.run import Send, TurnLimits, TurnRun
 from chatapi.settings import Settings
 from chatapi.storage.history import ConversationHistory, ConversationState
@@ -95,6 +95,12 @@ class Completions:
             raise Unprocessable(f"the request has {what}; it takes one of them", code="one_of_prompt_and_audio")
         if turn.prompt is not None:
             self._check_prompt(turn.prompt)
+        if (length := len(turn.system or "")) > (limit := self.settings.limits.system_chars):
+            raise TooLarge(
+                f"the system prompt has {length} characters; the limit is {limit} (limits.system_chars)",
+                code="prompt_too_long",
+                details={"limit_chars": limit},
+            )
         for name, text in (("prompt", turn.prompt), ("system", turn.system), ("conversation", turn.conversation)):
             if text is not None and not is_text(text):
                 raise Unprocessable(f"{name} contains NUL or lone surrogates, which are not text")
@@ -110,7 +116,7 @@ class Completions:
             raise Unprocessable("the prompt is empty; send some text", code="empty_prompt")
         if len(prompt) > limit:
             raise TooLarge(
-                f"the prompt has {len(prompt)} characters; the limit is {limit}",
+                f"the prompt has {len(prompt)} characters; the limit is {limit} (limits.prompt_chars)",
                 code="prompt_too_long",
                 details={"limit_chars": limit},
             )
@@ -150,7 +156,7 @@ class _CompletionRun:
         try:
             conversation_state = await self._service.conversations.recall(conversation, turn.priority)
         except NotFound:
-            if not turn.create_missing or is_response(turn.conversation):
+            if not turn.create_missing or is_of_responses(turn.conversation):
                 raise
             return ConversationState(conversation, turn.system, ())
         return conversation_state if turn.system is None else replace(conversation_state, system=turn.system)

@@ -13,7 +13,7 @@ import anyio
 from chatapi.errors import Busy, NotFound
 from chatapi.runtime.admission import Priority
 from chatapi.runtime.workers import Worker
-from chatapi.services.turns.response_history import is_response
+from chatapi.services.turns.response_history import is_of_responses
 from chatapi.storage.history import ConversationHistory, ConversationState, Exchange, SavedExchange, ToolResult
 
 
@@ -122,10 +122,10 @@ class Conversations:
 
 
 def _require_conversation(name: str) -> None:
-    """The history holds responses too, whose exchanges are documents that no turn can continue. Raises NotFound."""
-    if is_response(name):
+    """The history holds what belongs to responses too, whose exchanges no other turn can continue. Raises NotFound."""
+    if is_of_responses(name):
         raise NotFound(
-            f"{name[:100]!r} is the id of a response, not of a conversation; send it as previous_response_id to "
-            "/v1/responses",
+            f"{name[:100]!r} is the id of a response or of a conversation of responses; send it to /v1/responses as "
+            "previous_response_id or as conversation",
             code="unknown_conversation",
         )

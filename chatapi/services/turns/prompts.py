@@ -6,10 +6,11 @@ from collections.abc import Container, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol, TypeVar
 
-from chatapi.engines import Capability, ContextOverflow, PromptMessage, Sampling, TokenChunk
+from chatapi.engines import Capability, ContextOverflow, LanguageModel, PromptMessage, Sampling, TokenChunk
 from chatapi.engines.call import EngineCall
 from chatapi.errors import TooLarge, Unprocessable
 from chatapi.services.turns import tool_call_parser
+from chatapi.services.turns.reasoning import ReasoningFilter
 from chatapi.services.turns.tool_call_parser import AnswerReader
 from chatapi.storage.history import ConversationState, ToolResult
 
@@ -37,6 +38,24 @@ class Prompt(Protocol):
 
 
 P = TypeVar("P", bound=Prompt)
+
+
+class PromptCall:
+    """The call for a prompt, which depends on what the engine can do: another one may run it than there was before."""
+
+    def __init__(
+        self, prompt: Prompt, messages: Sequence[PromptMessage], sampling: Sampling, answer: ReasoningFilter
+    ) -> None:
+        self._prompt, self._messages, self._sampling, self._answer = prompt, messages, sampling, answer
+        self.engine: LanguageModel | None = None
+        """The engine that runs it; None: none yet."""
+        self.reader = AnswerReader(())
+        """The reader of its chunks."""
+
+    def call(self, engine: LanguageModel) -> EngineCall[TokenChunk]:
+        call, self.reader = self._prompt.generate(self._messages, self._sampling, engine.capabilities)
+        self.engine, self.reader.reasoning = engine, self._answer
+        return call
 
 
 @dataclass(frozen=True)
@@ -75,7 +94,7 @@ class Question:
         if not conversation_state.exchanges:
             raise TooLarge(
                 f"the prompt and the reserve for its answer need {overflow.needed} tokens; the model's context has "
-                f"{overflow.context}",
+                f"{overflow.context}{_remedy(overflow)}",
                 code="prompt_too_long",
                 details={"needed_tokens": overflow.needed, "context_tokens": overflow.context},
             )
@@ -120,10 +139,15 @@ class FixedPrompt:
         if room >= MIN_ANSWER_TOKENS if self.max_tokens is None else 1 <= room < self.max_tokens:
             return replace(self, max_tokens=room)
         raise Unprocessable(
-            f"the messages need {needed} tokens; the model's context has {overflow.context}, the answer included",
+            f"the messages need {needed} tokens; the model's context has {overflow.context}, the answer "
+            f"included{_remedy(overflow)}",
             code="context_length_exceeded",
             details={"param": "messages", "needed_tokens": overflow.needed, "context_tokens": overflow.context},
         )
+
+
+def _remedy(overflow: ContextOverflow) -> str:
+    return f": {overflow.remedy}" if overflow.remedy else ""
 
 
 def _append_question(messages: list[PromptMessage], results: Sequence[ToolResult], text: str) -> None:

@@ -14,6 +14,8 @@ from chatapi.storage.history import ConversationHistory, ConversationState
 
 PREFIX = "resp_"
 """Start of every response's id, so that the id of a conversation is never taken for one."""
+CONVERSATION_PREFIX = "conv_"
+"""Start of the id of every conversation of items, for the same reason."""
 LONGEST_CHAIN = 1000
 """Most responses that follow one another."""
 
@@ -35,6 +37,12 @@ class StoredResponse:
 def is_response(name: str) -> bool:
     """Whether an id can be that of a response; no conversation has such an id."""
     return name.startswith(PREFIX)
+
+
+def is_of_responses(name: str) -> bool:
+    """Whether an id can be that of a response or of a conversation of items: their exchanges are documents, which no
+    other turn can continue."""
+    return name.startswith((PREFIX, CONVERSATION_PREFIX))
 
 
 class ResponseHistory:

@@ -4,7 +4,19 @@ from __future__ import annotations
 
 from chatapi.audio import Audio, joined
 from chatapi.errors import InternalError
-from chatapi.events import Event, Speech, TextDelta, Token, ToolCall, ToolCalls, Transcript, TurnEnded, TurnStarted
+from chatapi.events import (
+    Event,
+    ReasoningDelta,
+    Speech,
+    TextDelta,
+    TextWithdrawn,
+    Token,
+    ToolCall,
+    ToolCalls,
+    Transcript,
+    TurnEnded,
+    TurnStarted,
+)
 
 
 class TurnResult:
@@ -16,6 +28,8 @@ class TurnResult:
         """Transcript of the request; None: it was text."""
         self.text = ""
         """The answer, with the white space at its end."""
+        self.reasoning = ""
+        """The model's reasoning, where it was requested."""
         self.tokens: list[Token] = []
         """Tokens of the answer, where they were requested."""
         self.calls: list[ToolCall] = []
@@ -30,6 +44,12 @@ class TurnResult:
         elif isinstance(event, TextDelta):
             self.text += event.text
             self.tokens += event.tokens
+        elif isinstance(event, ReasoningDelta):
+            self.reasoning += event.text
+        elif isinstance(event, TextWithdrawn):
+            self.text = ""
+            self.tokens.clear()
+            self.speech.clear()
         elif isinstance(event, ToolCalls):
             self.calls += event.calls
         elif isinstance(event, Speech):

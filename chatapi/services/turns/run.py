@@ -6,7 +6,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
-from typing import Literal, TypeVar
+from typing import Generic, Literal, TypeVar
 
 import anyio
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
@@ -73,6 +73,42 @@ class TurnLimits:
     """Longest wait for both admissions, in seconds; only with `first_admission`."""
 
 
+class TurnItems(AsyncIterator[T], Generic[T]):
+    """What a turn emits, in order. After the last item, reading raises the error that ended the turn."""
+
+    def __init__(self, receive: MemoryObjectReceiveStream[T], error: Callable[[], Exception | None]) -> None:
+        """`error`: of the turn, once it has ended."""
+        self._receive, self._error = receive, error
+
+    @property
+    def pending(self) -> bool:
+        """Whether the next item can be read without waiting."""
+        return self._receive.statistics().current_buffer_used > 0
+
+    async def __anext__(self) -> T:
+        try:
+            # Items that have arrived cost no iteration of the event loop.
+            return self._receive.receive_nowait()
+        except (anyio.WouldBlock, anyio.EndOfStream):
+            pass
+        try:
+            return await self._receive.receive()
+        except anyio.EndOfStream:
+            raise self._error() or StopAsyncIteration from None
+
+
+def _emitting(send: MemoryObjectSendStream[T]) -> Emit[T]:
+    """Emits items; waits only while AHEAD of them are not read yet."""
+
+    async def emit(item: T) -> None:
+        try:
+            send.send_nowait(item)
+        except anyio.WouldBlock:
+            await send.send(item)
+
+    return emit
+
+
 class TurnRun:
     """Runs one turn and records how it ended."""
 
@@ -89,7 +125,7 @@ class TurnRun:
         self._error: Exception | None = None
 
     @asynccontextmanager
-    async def stream(self, work: Work[T], priority: Priority) -> AsyncIterator[AsyncIterator[T]]:
+    async def stream(self, work: Work[T], priority: Priority) -> AsyncIterator[TurnItems[T]]:
         """The items that `work` emits once it is admitted.
 
         Leaving the block cancels the work. Reading raises the error that the work raised.
@@ -99,7 +135,7 @@ class TurnRun:
             async with anyio.create_task_group() as group, receive:
                 group.start_soon(self._run, work, priority, send)
                 try:
-                    yield self._items(receive)
+                    yield TurnItems(receive, lambda: self._error)
                 finally:
                     group.cancel_scope.cancel()
         except Exception as error:
@@ -120,12 +156,6 @@ class TurnRun:
         """Extend the deadline by the length of the audio received or synthesized so far, in seconds."""
         self._scope.deadline = self._base_deadline + audio_seconds
 
-    async def _items(self, receive: MemoryObjectReceiveStream[T]) -> AsyncIterator[T]:
-        async for item in receive:
-            yield item
-        if self._error is not None:
-            raise self._error
-
     async def _run(self, work: Work[T], priority: Priority, send: MemoryObjectSendStream[T]) -> None:
         """The whole turn; an error is kept for the reader of the items."""
         result, limits = "disconnected", self._limits
@@ -133,7 +163,7 @@ class TurnRun:
             try:
                 with self._scope:
                     self._set_deadline(limits.seconds if limits.first_admission is None else limits.wait_seconds)
-                    await self._admit(work, priority, send.send)
+                    await self._admit(work, priority, _emitting(send))
                     result = "ok"
                 if self._scope.cancelled_caught:
                     self._error = self._deadline_error()

@@ -1,14 +1,15 @@
-"""Tool calls for engines without native support: tools are described in the prompt, calls are parsed from the text.
+"""Tool calls: for engines without native support tools are described in the prompt; calls are parsed from the text.
 
 The format is the one that most open models are trained on: a call is a JSON object with a name and arguments between
-`<tool_call>` and `</tool_call>`. Where a call is required, a JSON schema constrains the output to a valid call.
+`<tool_call>` and `</tool_call>`. Where a call is required, a JSON schema constrains the output to a valid call. Models
+write others too, also those of servers with native support; `tool_call_formats` knows them.
 """
 
 from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Collection, Container, Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -16,8 +17,10 @@ from chatapi.engines import Capability, LanguageModel, PromptMessage, Sampling, 
 from chatapi.engines.call import EngineCall
 from chatapi.errors import Unprocessable
 from chatapi.events import Token, ToolCall
+from chatapi.services.turns.reasoning import ReasoningFilter
+from chatapi.services.turns.tool_call_text import CLOSE, OPEN, ToolCallText
+from chatapi.services.turns.tool_descriptions import described
 
-OPEN, CLOSE = "<tool_call>", "</tool_call>"
 DEFAULT_SAMPLING = Sampling()
 
 
@@ -27,7 +30,8 @@ def generate(
     """The call of `LanguageModel.generate` with `sampling.tools` and tool messages, for an engine with these
     capabilities, and the reader of its chunks; without native support of tools it must support schemas."""
     if "tools" in capabilities:
-        return EngineCall.of(LanguageModel.generate, messages, sampling), AnswerReader(())
+        reader = AnswerReader(selectable_tools(sampling), sampling, native=True)
+        return EngineCall.of(LanguageModel.generate, messages, sampling), reader
     tools = selectable_tools(sampling)
     plain_messages = _plain_messages(messages, tools, sampling)
     plain_sampling = replace(sampling, tools=(), schema=_schema(tools, sampling))
@@ -76,25 +80,29 @@ def selectable_tools(sampling: Sampling) -> tuple[Tool, ...]:
 
 
 class AnswerReader:
-    """Reads the chunks of one answer, and turns the calls in its text into tool calls.
+    """Reads the chunks of one answer: separates its reasoning, and turns the calls in its text into tool calls.
 
     While a call is generated the chunks are empty, which shows that the engine is at work.
     """
 
-    def __init__(self, tools: Collection[Tool], sampling: Sampling = DEFAULT_SAMPLING) -> None:
-        """`tools`: those that the prompt describes; none: chunks are passed on as they are."""
+    def __init__(self, tools: Sequence[Tool], sampling: Sampling = DEFAULT_SAMPLING, *, native: bool = False) -> None:
+        """`tools`: those that may be called; `native`: the engine knows them, and the prompt does not describe them."""
+        self.reasoning = ReasoningFilter(structured=sampling.schema is not None)
+        """The filter that the chunks pass first; that of the whole answer, where this is a part of one."""
+        self.problem = ""
+        """After the last chunk: why something that the model meant as a call is none, and nothing else is."""
         self._sampling = sampling
-        self._tools = tools
-        self._only = next(iter(tools)).name if len(tools) == 1 and sampling.tool_choice != "auto" else None
+        self._tools = () if native else tools
+        chosen = len(tools) == 1 and sampling.tool_choice != "auto" and not native
+        self._only = tools[0].name if chosen else None
         """The tool whose arguments are the whole answer."""
-        self._parser = ToolCallParser([tool.name for tool in tools])
+        self._text = ToolCallText(tools, strict=sampling.schema is not None)
         self._arguments = ""
         self._held: list[Token] = []
 
     def read(self, chunk: TokenChunk) -> TokenChunk:
         """The next chunk, with the text that is no call, and with all calls when it is the last one."""
-        if not self._tools:
-            return chunk
+        chunk = self.reasoning.read(chunk)
         return self._read_calls(chunk) if self._only is None else self._read_arguments(chunk, self._only)
 
     def require_valid(self, error: Unprocessable) -> None:
@@ -103,81 +111,34 @@ class AnswerReader:
         if self._tools and self._sampling.schema is None and error.code == "invalid_json_schema":
             raise Unprocessable(error.message, code=error.code, details={"param": "tools"}) from error
 
+    def correction(self) -> tuple[PromptMessage, PromptMessage]:
+        """What the model wrote instead of a call, and the answer to it, so that it may try again."""
+        response = f"<tool_response>\nError: {self.problem}\n</tool_response>"
+        return PromptMessage("assistant", self._text.failed_text), PromptMessage("user", response)
+
     def _read_arguments(self, chunk: TokenChunk, name: str) -> TokenChunk:
         """Takes the whole answer as the arguments of one tool; an answer cut by its limit is passed on as it is."""
         self._arguments += chunk.text
         if chunk.finish_reason is None:
-            return TokenChunk("")
+            return TokenChunk("", reasoning=chunk.reasoning)
         reason = "tool_calls" if chunk.finish_reason == "stop" else chunk.finish_reason
         call = _tool_call(name, self._arguments.strip())
         return replace(chunk, text="", tokens=(), finish_reason=reason, calls=(call,))
 
     def _read_calls(self, chunk: TokenChunk) -> TokenChunk:
-        text, calls = self._parser.feed(chunk.text), list[ToolCall]()
-        if chunk.finish_reason is not None:
-            rest, calls = self._parser.finish()
-            text += rest
+        last = chunk.finish_reason is not None
+        text = self._text.feed(chunk.text, last=last, cut=chunk.finish_reason == "length")
         self._held += chunk.tokens
         tokens = tuple(self._held) if text else ()
         self._held = [] if text else self._held
-        if chunk.finish_reason is None:
-            return TokenChunk(text, tokens=tokens)
+        if not last:
+            return replace(chunk, text=text, tokens=tokens)
+        # An engine with native support may have read the calls itself.
+        calls = chunk.calls or self._text.found.calls
+        self.problem = "" if calls else self._text.found.problem
         reason = "tool_calls" if calls else chunk.finish_reason
         allowed = calls if self._sampling.parallel else calls[:1]
         return replace(chunk, text=text, tokens=tokens, finish_reason=reason, calls=tuple(allowed))
-
-
-class ToolCallParser:
-    """Separates text from tool calls in an answer as it is generated."""
-
-    def __init__(self, names: Sequence[str]) -> None:
-        self._names = names
-        self._held = ""
-        """Text that may still turn out to be a call."""
-        self._has_text = self._in_call = False
-
-    def feed(self, text: str) -> str:
-        """The text that is certainly no call."""
-        self._held += text
-        if self._in_call:
-            return ""
-        if not self._has_text and self._held.lstrip().startswith("{"):
-            self._in_call = True
-            return ""
-        position = self._held.find(OPEN)
-        self._in_call = position >= 0
-        kept = len(self._held) - position if self._in_call else self._partial_tag()
-        ready, self._held = self._held[: len(self._held) - kept], self._held[len(self._held) - kept :]
-        if not self._has_text and not ready.strip():
-            self._held = ready + self._held
-            return ""
-        self._has_text = True
-        return ready
-
-    def finish(self) -> tuple[str, list[ToolCall]]:
-        """The rest of the text, and the calls."""
-        calls = _tool_calls(self._held, self._names) if self._in_call else []
-        return ("" if calls else self._held), calls
-
-    def _partial_tag(self) -> int:
-        """Characters at the end that may be the beginning of the opening tag."""
-        return next((size for size in range(len(OPEN) - 1, 0, -1) if self._held.endswith(OPEN[:size])), 0)
-
-
-def _tool_calls(text: str, names: Sequence[str]) -> list[ToolCall]:
-    """All calls in a text; none where any of its JSON objects is not a valid call."""
-    calls, position, decoder = [], text.find("{"), json.JSONDecoder()
-    while position >= 0:
-        try:
-            value, end = decoder.raw_decode(text, position)
-        except (ValueError, RecursionError):
-            return []
-        arguments = value.get("arguments", value.get("parameters"))
-        if value.get("name") not in names or not isinstance(arguments, dict):
-            return []
-        calls.append(_tool_call(value["name"], json.dumps(arguments, ensure_ascii=False)))
-        position = text.find("{", end)
-    return calls
 
 
 def _tool_call(name: str, arguments: str) -> ToolCall:
@@ -237,8 +198,8 @@ def _plain_messages(
             calls = "\n".join(_as_text(call) for call in message.calls)
             plain.append(PromptMessage(message.role, "\n".join(part for part in (message.text, calls) if part)))
     if tools:
-        system = plain.pop(0).text + "\n\n" if plain and plain[0].role == "system" else ""
-        plain.insert(0, PromptMessage("system", system + _tool_prompt(tools, sampling)))
+        system = plain.pop(0).text if plain and plain[0].role == "system" else ""
+        plain.insert(0, PromptMessage("system", _tool_prompt(tools, system, sampling)))
     return plain
 
 
@@ -246,13 +207,9 @@ def _as_text(call: ToolCall) -> str:
     return f'{OPEN}\n{{"name": {json.dumps(call.name)}, "arguments": {call.arguments}}}\n{CLOSE}'
 
 
-def _tool_prompt(tools: Sequence[Tool], sampling: Sampling) -> str:
-    descriptions = "\n".join(
-        json.dumps(
-            {"name": tool.name, "description": tool.description, "parameters": tool.parameters}, ensure_ascii=False
-        )
-        for tool in tools
-    )
+def _tool_prompt(tools: Sequence[Tool], system: str, sampling: Sampling) -> str:
+    """The system prompt with the tools before it: clients put the time at its end, and what follows on a change has to
+    be computed again."""
     if sampling.tool_choice != "auto":
         instruction = (
             f"Answer with nothing but the arguments of {tools[0].name}, as a JSON object."
@@ -266,7 +223,8 @@ def _tool_prompt(tools: Sequence[Tool], sampling: Sampling) -> str:
             "Its result follows in <tool_response>. Where none helps, answer in words."
         )
     introduction = "You can have these functions called, each with the JSON schema of its arguments:"
-    return f"{introduction}\n{descriptions}\n{instruction}"
+    parts = (f"{introduction}\n{described(tools)}", system, instruction)
+    return "\n\n".join(part for part in parts if part)
 
 
 def _unprocessable(param: str, message: str, code: str) -> Unprocessable:

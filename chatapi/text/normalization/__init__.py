@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 from chatapi.text.normalization.english import written_out
 from chatapi.text.normalization.languages import units_written_out
+from chatapi.text.normalization.phrases import phrases_written_out
 from chatapi.text.sentence_splitter import CLOSERS, OPENERS, STOPS, UNSPACED_STOPS, WRAP
 
 # Every pattern here and in english.py is bounded ({1,300} instead of +, or a start that cannot repeat), so that the
@@ -36,10 +37,24 @@ _TAG_NAMES = (
 _ATTRIBUTES = r"(?:\s[^<>=]{1,40}=[^<>]{0,300})?\s?/?"
 _BLOCK_TAG = re.compile(rf"</?(?:br|p|li|tr|div|h[1-6]|hr|ul|ol|table){_ATTRIBUTES}>", re.IGNORECASE)
 _TAG = re.compile(rf"</?(?:{_TAG_NAMES}){_ATTRIBUTES}>|<!--[^<>]{{0,300}}-->", re.IGNORECASE)
+_XML = re.compile(
+    r"</(?P<closed>[A-Za-z][\w:.-]{0,40})\s?>|<[A-Za-z][\w:.-]{0,40}(?:\s{1,3}[\w:-]{1,30}=(?:\"[^\"<>]{0,300}\"|'[^'<>]{0,300}'"
+    r"|[^\s\"'<>]{1,100})){1,10}\s?/?>|<[A-Za-z][\w:.-]{0,40}\s?/>|<[?!][A-Za-z][^<>]{0,200}>"
+)
+"""Tags of other languages; a name alone in angle brackets is a word, such as <folder>, unless it is closed."""
+_WORD_TAG = re.compile(r"<([A-Za-z][\w.-]{0,40})>")
+_HEART = re.compile(
+    r"(?<!\S)(?<!\bis )(?<!\bbe )(?<!\bare )(?<!\bwas )(?<!\bof )(?<!\bif )(?<!\bat )(?<!\bpH )(?<!\b\w )(?<![=:] )"
+    r"</?3{1,9}(?=\s{0,9}(?:[.,!?;:)\"']|<3|[\U0001f000-\U0001faff\u2600-\u27bf]|$))"
+)
+_LOVE = re.compile(r"(?<=\bI )<3(?= )|(?<=\b[Ww]e )<3(?= )|(?<=\b[Yy]ou )<3(?= )")
+"""The heart <3, which is no comparison."""
 _ENTITY = re.compile(r"&#?\w{1,8};")
 _LINK = re.compile(r"!?\[([^\[\]]{0,300})\]\([^()\s]{0,500}(?:\s\"[^\"]{0,200}\")?\)")
 _LINK_END = re.compile(r"\]\([^()\s]{0,500}\)")
-_FOOTNOTE = re.compile(r"\[\^?\d{1,3}\]")
+_FOOTNOTE = re.compile(r"\[\^\w{1,20}\]:?|\[\d{1,3}\]")
+_HIGHLIGHT = re.compile(r"==(?=\S)([^=\n]{1,200})(?<=\S)==")
+_SUBSCRIPT = re.compile(r"(?<=\w)~(\w{1,10})~")
 _MATHS = re.compile(r"\\[()\[\]]|\$\$")
 _INLINE_MATHS = re.compile(r"\$([^$\d\s][^$]{0,80})\$")
 _FRACTION = re.compile(r"\\[dt]?frac\{([^{}]{1,60})\}\{([^{}]{1,60})\}")
@@ -78,22 +93,33 @@ def normalize(text: str, language: str = "en") -> str:
     """The text normalized for TTS, in one line; empty when it has no words.
 
     `language` is an ISO 639-1 code, with or without a region (en-GB). For English, numbers, units, money, dates and
-    abbreviations are written out, numeric dates in the order of the region; for other languages units and minus signs,
-    and the rest is left to the voice.
+    abbreviations are written out, numeric dates in the order of the region; for other languages units, minus signs, and
+    what espeak-ng misreads: clock times, dates, ordinals, Roman numerals and abbreviations.
     """
     day_first = _day_first(language)
     language = language[:2].lower()
     text = _INVISIBLE.sub("", text.replace("\u00a0", " ").replace("\u202f", " "))
-    text = " ".join(_lines(_ENTITY.sub(_entity, _TAG.sub("", _BLOCK_TAG.sub("\n", _without_code(text, language))))))
+    text = _without_tags(_without_code(text, language), language)
+    text = " ".join(_lines(_ENTITY.sub(_entity, text)))
     text = _without_markup(text, language)
-    text = written_out(text, day_first=day_first) if language == "en" else units_written_out(text, language)
-    return _tidied(text)
+    if language == "en":
+        return _tidied(written_out(text, day_first=day_first))
+    return _tidied(units_written_out(phrases_written_out(text, language), language))
 
 
 def _day_first(locale: str) -> bool:
     """Whether 03/04/25 is April 3rd there: everywhere but in the United States; English alone is American."""
     region = locale[3:].upper()
     return bool(region) and region not in ("US", "PH")
+
+
+def _without_tags(text: str, language: str) -> str:
+    text = _TAG.sub("", _BLOCK_TAG.sub("\n", text))
+    if "<" not in text:
+        return text
+    closed = {found["closed"] for found in _XML.finditer(text)}
+    text = _WORD_TAG.sub(lambda found: "" if found[1] in closed else f" {found[1]} ", _XML.sub("", text))
+    return _LOVE.sub("love" if language == "en" else "", _HEART.sub("", text))
 
 
 def _entity(found: re.Match[str]) -> str:
@@ -146,6 +172,7 @@ def _without_markup(text: str, language: str) -> str:
     text = _URL.sub(lambda found: _address(found[1], language), text)
     text = _DOMAIN.sub(lambda found: _address(found[1], language), text)
     text = _PATH.sub(lambda found: _path(found, language), text)
+    text = _SUBSCRIPT.sub(r"\1", _HIGHLIGHT.sub(r"\1", text))
     text = _INLINE_MATHS.sub(r"\1", _MATHS.sub(" ", _FOOTNOTE.sub("", text)))
     text = _FRACTION.sub(r"\1/\2", text)
     text = _COMMAND.sub(lambda found: _COMMANDS.get(found[1], found[1]), _ESCAPE.sub(r"\1", text))

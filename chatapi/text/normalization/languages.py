@@ -31,7 +31,8 @@ _FRENCH = {
     "cl": "centilitre|centilitres", "s": "seconde|secondes", "min": "minute|minutes", "h": "heure|heures",
     "ms": "milliseconde|millisecondes", "km/h": "kilomètre heure|kilomètres heure",
     "m/s": "mètre par seconde|mètres par seconde", "mm/h": "millimètre par heure|millimètres par heure",
-    "l/min": "litre par minute|litres par minute", "µg/m³": "microgramme par mètre cube|microgrammes par mètre cube",
+    "l/min": "litre par minute|litres par minute", "l/m²": "litre par mètre carré|litres par mètre carré",
+    "µg/m³": "microgramme par mètre cube|microgrammes par mètre cube",
     "W": "watt|watts", "kW": "kilowatt|kilowatts", "MW": "mégawatt|mégawatts", "Wh": "wattheure|wattheures",
     "kWh": "kilowattheure|kilowattheures", "V": "volt|volts", "mA": "milliampère|milliampères", "Hz": "hertz",
     "kHz": "kilohertz", "MHz": "mégahertz", "GHz": "gigahertz", "lx": "lux", "lm": "lumen|lumens",
@@ -51,6 +52,7 @@ _SPANISH = {
     "l": "litro|litros", "L": "litro|litros", "ml": "mililitro|mililitros", "s": "segundo|segundos",
     "min": "minuto|minutos", "h": "hora|horas", "ms": "milisegundo|milisegundos",
     "km/h": "kilómetro por hora|kilómetros por hora", "m/s": "metro por segundo|metros por segundo",
+    "l/m²": "litro por metro cuadrado|litros por metro cuadrado",
     "mm/h": "milímetro por hora|milímetros por hora", "l/min": "litro por minuto|litros por minuto",
     "µg/m³": "microgramo por metro cúbico|microgramos por metro cúbico", "W": "vatio|vatios",
     "kW": "kilovatio|kilovatios", "MW": "megavatio|megavatios", "Wh": "vatio hora|vatios hora",
@@ -72,7 +74,8 @@ _ITALIAN = {
     "µg": "microgrammo|microgrammi", "l": "litro|litri", "L": "litro|litri", "ml": "millilitro|millilitri",
     "s": "secondo|secondi", "min": "minuto|minuti", "h": "ora|ore", "ms": "millisecondo|millisecondi",
     "km/h": "chilometro all'ora|chilometri all'ora", "m/s": "metro al secondo|metri al secondo",
-    "mm/h": "millimetro all'ora|millimetri all'ora", "l/min": "litro al minuto|litri al minuto",
+    "mm/h": "millimetro all'ora|millimetri all'ora",
+    "l/m²": "litro per metro quadrato|litri per metro quadrato", "l/min": "litro al minuto|litri al minuto",
     "µg/m³": "microgrammo per metro cubo|microgrammi per metro cubo", "W": "watt", "kW": "chilowatt",
     "MW": "megawatt", "Wh": "wattora", "kWh": "chilowattora", "V": "volt", "A": "ampere", "mA": "milliampere",
     "Hz": "hertz", "kHz": "chilohertz", "MHz": "megahertz", "GHz": "gigahertz", "lx": "lux", "lm": "lumen",
@@ -88,6 +91,7 @@ _DUTCH = {
     "s": "seconde|seconden", "min": "minuut|minuten", "ms": "milliseconde|milliseconden",
     "km/h": "kilometer per uur", "km/u": "kilometer per uur", "m/s": "meter per seconde",
     "mm/u": "millimeter per uur", "mm/h": "millimeter per uur", "l/min": "liter per minuut",
+    "l/m²": "liter per vierkante meter",
     "µg/m³": "microgram per kubieke meter", "W": "watt", "kW": "kilowatt", "MW": "megawatt", "Wh": "wattuur",
     "kWh": "kilowattuur", "V": "volt", "A": "ampère", "mA": "milliampère", "Hz": "hertz", "kHz": "kilohertz",
     "MHz": "megahertz", "GHz": "gigahertz", "lx": "lux", "lm": "lumen", "dB": "decibel", "hPa": "hectopascal",
@@ -106,6 +110,8 @@ _POLISH = {
     "g": "gram|gramy|gramów|grama", "mg": "miligram|miligramy|miligramów|miligrama", "l": "litr|litry|litrów|litra",
     "ml": "mililitr|mililitry|mililitrów|mililitra", "s": "sekunda|sekundy|sekund|sekundy",
     "min": "minuta|minuty|minut|minuty", "h": "godzina|godziny|godzin|godziny",
+    "godz.": "godzina|godziny|godzin|godziny",
+    "l/m²": "litr na metr kwadratowy|litry na metr kwadratowy|litrów na metr kwadratowy|litra na metr kwadratowy",
     "km/h": "kilometr na godzinę|kilometry na godzinę|kilometrów na godzinę|kilometra na godzinę",
     "m/s": "metr na sekundę|metry na sekundę|metrów na sekundę|metra na sekundę",
     "mm/h": "milimetr na godzinę|milimetry na godzinę|milimetrów na godzinę|milimetra na godzinę",
@@ -132,6 +138,7 @@ _PORTUGUESE = {
     "min": "minuto|minutos", "h": "hora|horas", "ms": "milissegundo|milissegundos",
     "km/h": "quilômetro por hora|quilômetros por hora", "m/s": "metro por segundo|metros por segundo",
     "mm/h": "milímetro por hora|milímetros por hora", "l/min": "litro por minuto|litros por minuto",
+    "l/m²": "litro por metro quadrado|litros por metro quadrado",
     "µg/m³": "micrograma por metro cúbico|microgramas por metro cúbico", "W": "watt|watts",
     "kW": "quilowatt|quilowatts", "MW": "megawatt|megawatts", "Wh": "watt-hora|watts-hora",
     "kWh": "quilowatt-hora|quilowatts-hora",
@@ -169,6 +176,9 @@ _LANGUAGES = {
 _GLYPHS = str.maketrans({"−": "-", "μ": "µ", "℃": "°C", "℉": "°F"})
 _NUMBER = r"\d{1,3}(?:[. ]\d{3}){1,4}(?:,\d{1,9})?|\d{1,15}(?:[.,]\d{1,9})?"
 _MONEY = re.compile(rf"(R\$|[$€£]) ?(-?)({_NUMBER})(?!\w)")
+_GENITIVE = re.compile(r"\b(?:od|do|około|powyżej|poniżej|z) $", re.IGNORECASE)
+_ACCUSATIVE = re.compile(r"\b(?:na|za|o|co|przez) $", re.IGNORECASE)
+"""Polish prepositions before an amount, by the case they take."""
 _MINUS = re.compile(r"(?:(?<=\s)|(?<=[(:])|^)-(?=\d)")
 
 
@@ -190,17 +200,31 @@ def units_written_out(text: str, language: str) -> str:
     ranged, counted = _patterns(language)
     text = _MONEY.sub(r"\2\3 \1", text.translate(_GLYPHS))
     text = ranged.sub(rf"\1 {words.to} ", text)
-    text = counted.sub(lambda found: f"{found[1]} {_form(words, found[1], found[2])}", text)
+    form = _polish_form if language == "pl" else _form
+    text = counted.sub(lambda found: f"{found[1]} {form(words, found)}", text)
     return _MINUS.sub(f"{words.minus} ", text)
 
 
-def _form(words: _Words, number: str, unit: str) -> str:
-    forms = words.units[unit].split("|")
+def _form(words: _Words, found: re.Match[str]) -> str:
+    number, forms = found[1], words.units[found[2]].split("|")
     if len(forms) == 1 or number == "1":
         return forms[0]
-    if len(forms) == 2:
-        return forms[0] if words.below_two and re.match(r"[01](?:,|$)", number) else forms[1]
+    return forms[0] if words.below_two and re.match(r"[01](?:,|$)", number) else forms[1]
+
+
+def _polish_form(words: _Words, found: re.Match[str]) -> str:
+    """The form after the number, in the case of the preposition before it."""
+    number, forms = found[1], words.units[found[2]].split("|")
+    before = found.string[max(0, found.start() - 12) : found.start()]
+    if len(forms) == 1:
+        return forms[0]
     if "," in number:
         return forms[3]
+    if _GENITIVE.search(before):
+        return forms[3] if number == "1" else forms[2]
+    if number == "1":
+        name, _, rest = forms[0].partition(" ")
+        accusative = name.endswith("a") and _ACCUSATIVE.search(before)
+        return " ".join(filter(None, (name[:-1] + "ę" if accusative else name, rest)))
     few = number[-1] in "234" and number[-2:] not in ("12", "13", "14")
     return forms[1] if few else forms[2]

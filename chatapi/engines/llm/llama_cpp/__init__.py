@@ -1,18 +1,21 @@
 """llama.cpp as a chat model, in this process, through xllamacpp.
 
-The library is llama.cpp's own server: several slots that share one batch, each with the prompt it computed last, so
-that the next turn of a conversation computes only its new tokens. It calls back for every token instead of yielding, so
-each completion has a thread that receives the chunks and a queue that the generator reads from.
+The library is llama.cpp's own server: several slots that share one batch and one KV cache, each with the prompt it
+computed last, so that the next turn of a conversation computes only its new tokens. It calls back for every token
+instead of yielding, so each completion has a thread that receives the chunks and a queue that the generator reads from.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import math
 import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext, suppress
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from chatapi.engines import (
     Capability,
@@ -26,20 +29,32 @@ from chatapi.engines import (
     never,
 )
 from chatapi.engines.llm.chat_template import chat_template
+from chatapi.engines.llm.context_size import choose as choose_context
 from chatapi.engines.llm.llama_cpp import request as requests
 from chatapi.engines.llm.llama_cpp import server
 from chatapi.engines.llm.llama_cpp.generation import LlamaGeneration, RejectedByLibrary
+from chatapi.engines.llm.llama_cpp.sharing import Full, Paused, Share, SharedContext
+from chatapi.engines.llm.llama_cpp.slots import Slots, prompt_text
 from chatapi.engines.llm.role_rules import RoleRules
 from chatapi.errors import EngineFailed, ModelError
 from chatapi.events import Token
 from chatapi.settings import Settings
+from chatapi.system import memory
 from chatapi.text.sentence_splitter import ends
 
 if TYPE_CHECKING:
     from chatapi.catalog import InstalledModel
 
+Item = TypeVar("Item")
+
+log = logging.getLogger(__name__)
+
 TOP_TOKENS = 40
 """Tokens whose probability is requested, to see whether one that ends a sentence is among them."""
+WARM_SLOTS = 2
+"""Slots that compute the system prompt when the model is loaded; each takes about as long as a first turn."""
+SIGN_SECONDS = 0.1
+"""Shortest time between signs of life of all completions, in seconds."""
 CLOSING_SECONDS = 10.0
 """Seconds that `close` waits for completions in progress to end."""
 
@@ -57,18 +72,30 @@ class LlamaCpp(NoEngineCounts):
             raise ModelError("the llama_cpp engine needs a model and was given none; `chatapi models` lists them")
         table = settings.llama_cpp
         self.slots = table.slots
-        self.context = table.context
         self._sampling = {
             **requests.SAMPLING,
             **{key: models[0].options[key] for key in requests.SAMPLING if key in models[0].options},
         }
         self._closing = threading.Event()
         self._generations: set[LlamaGeneration] = set()
+        self._signed = 0.0
+        """When the completions last showed a sign of life, in seconds of `time.monotonic`."""
         path = server.gguf(models[0])
-        self._server: Any = server.load(path, settings)
+        server.check(path)
+        size = choose_context(table, path, memory.available() - path.stat().st_size)
+        self.context = size.tokens
+        self._shared, self._slots = SharedContext(size), Slots(table.slots)
+        self._spin_control = server.spin_control()
         self._template = chat_template(path)
         self._roles = RoleRules.of(self._template)
-        self._warm_up(settings.llm.system_prompt)
+        self._opening = self._template.opened_reasoning() if self._template else ""
+        with ExitStack() as failed:
+            failed.callback(self.close)
+            with self._computing():
+                self._server: Any = server.load(path, settings, size)
+            log.info("context chosen", extra={"model": models[0].name, "tokens": size.tokens, "reason": str(size)})
+            self._warm_up(settings.llm.system_prompt)
+            failed.pop_all()
 
     def generate(
         self, messages: Sequence[PromptMessage], sampling: Sampling, stop: Stop = never
@@ -83,7 +110,13 @@ class LlamaCpp(NoEngineCounts):
             return
         prompt, rest = opened
         request = {"prompt": prompt, "n_predict": 1, "n_probs": TOP_TOKENS, "temperature": 0, **requests.STREAMED}
-        with self._generating("handle_completions", request, stop) as generation:
+        with suppress(ContextOverflow, Full):
+            yield from self._shared_run(
+                messages, 1, stop, lambda share: self._ending_probabilities(request, rest, stop, share)
+            )
+
+    def _ending_probabilities(self, request: Mapping[str, Any], rest: str, stop: Stop, share: Share) -> Iterator[float]:
+        with self._generating("handle_completions", request, stop, share) as generation:
             reported = False
             for choice in (choice for chunk in generation.chunks() for choice in chunk.get("choices", ())):
                 for token in (choice.get("logprobs") or {}).get("content") or ():
@@ -99,42 +132,97 @@ class LlamaCpp(NoEngineCounts):
         for generation in tuple(self._generations):
             generation.cancel(CLOSING_SECONDS)
         self._server = None
+        if self._spin_control is not None:
+            self._spin_control.close()
+
+    def _computing(self) -> AbstractContextManager[None]:
+        """Inside the context the library's threads compute."""
+        return nullcontext() if self._spin_control is None else self._spin_control.working()
 
     def _completion(
-        self, messages: Sequence[PromptMessage], sampling: Sampling, stop: Stop, **options: int
-    ) -> Iterator[TokenChunk]:
+        self, messages: Sequence[PromptMessage], sampling: Sampling, stop: Stop
+    ) -> Generator[TokenChunk, None, None]:
         if stop():
             return
-        request = {
-            **requests.chat_request(self._roles.fitted(messages), sampling, self._sampling, self.context),
-            **options,
-        }
-        with self._generating("handle_chat_completions", request, stop) as generation:
+        messages, opening = self._continued(messages, sampling)
+        request = requests.chat_request(self._roles.fitted(messages), sampling, self._sampling, self.context)
+        yield from self._shared_run(
+            messages, sampling.max_tokens, stop, lambda share: self._once(request, sampling, stop, share, opening)
+        )
+
+    def _shared_run(
+        self, messages: Sequence[PromptMessage], max_tokens: int, stop: Stop, run: Callable[[Share], Iterator[Item]]
+    ) -> Iterator[Item]:
+        """What `run` yields, once there is room; again from its start when another's prompt came first, before which it
+        has yielded nothing."""
+        share = self._shared.share(requests.estimated_tokens(messages), max_tokens)
+        text = prompt_text(messages)
+        try:
+            while share.wait(stop):
+                with suppress(Paused), self._slots.taken(text) as share.slot:
+                    yield from run(share)
+                    return
+        finally:
+            share.end()
+
+    def _once(
+        self, request: Mapping[str, Any], sampling: Sampling, stop: Stop, share: Share, opening: str
+    ) -> Iterator[TokenChunk]:
+        """The completion, after what the prompt holds of it already; or Paused before its first chunk."""
+        with self._generating("handle_chat_completions", request, stop, share) as generation:
             try:
                 for chunk in self._chunks(generation, sampling):
                     if stop():
                         return
-                    yield chunk
+                    if opening and chunk.text:
+                        yield TokenChunk(opening)
+                        opening = ""
+                    # What a completion computed before it was paused was not cached for it.
+                    yield (
+                        replace(chunk, usage=replace(chunk.usage, cached_tokens=share.cached)) if chunk.usage else chunk
+                    )
             except RejectedByLibrary as error:
                 raise requests.unprocessable(str(error), sampling) from error
+            except Full:
+                yield TokenChunk("", "length", TokenUsage(share.prompt, share.written, share.cached))
+
+    def _continued(self, messages: Sequence[PromptMessage], sampling: Sampling) -> tuple[Sequence[PromptMessage], str]:
+        """The messages, and what of the answer the prompt holds already: the marker that opens its reasoning.
+
+        It is part of the answer from then on, and a continued answer does not get it twice.
+        """
+        last = messages[-1]
+        if last.role == "assistant":
+            return [*messages[:-1], replace(last, text=last.text.removeprefix(self._opening))], ""
+        # An answer that follows a schema has no reasoning.
+        return messages, self._opening if sampling.schema is None else ""
 
     @contextmanager
-    def _generating(self, route: str, request: Mapping[str, Any], stop: Stop) -> Iterator[LlamaGeneration]:
+    def _generating(
+        self, route: str, request: Mapping[str, Any], stop: Stop, share: Share
+    ) -> Iterator[LlamaGeneration]:
         if self._server is None:
             raise EngineFailed("the llama_cpp engine was closed")
-        generation = LlamaGeneration(lambda: self._closing.is_set() or stop(), self._on_step)
+        generation = LlamaGeneration(lambda: self._closing.is_set() or stop(), self._on_step, share)
         self._generations.add(generation)
         try:
-            generation.start(getattr(self._server, route), json.dumps(request))
-            yield generation
+            with self._computing():
+                generation.start(getattr(self._server, route), json.dumps({**request, "id_slot": share.slot}))
+                yield generation
         finally:
             generation.cancel()
             self._generations.discard(generation)
 
-    def _on_step(self) -> None:
-        """All completions share a batch: a step of one is a sign of life of all, also of a prompt that waits in it."""
-        for generation in tuple(self._generations):
-            generation.stop()
+    def _on_step(self) -> int:
+        """All completions share a batch: a step of one is a sign of life of all, also of a prompt that waits in it.
+
+        Returns the number of completions."""
+        generations, now = tuple(self._generations), time.monotonic()
+        if now - self._signed >= SIGN_SECONDS:
+            self._signed = now
+            for generation in generations:
+                generation.stop()
+        return len(generations)
 
     def _chunks(self, generation: LlamaGeneration, sampling: Sampling) -> Iterator[TokenChunk]:
         tokens: list[Token] = []
@@ -142,11 +230,9 @@ class LlamaCpp(NoEngineCounts):
         usage: TokenUsage | None = None
         for chunk in generation.chunks():
             if "error" in chunk:
-                raise requests.error_of(chunk["error"], sampling) from RejectedByLibrary(str(chunk["error"]))
-            if progress := chunk.get("prompt_progress"):
-                needed = progress["total"] + sampling.max_tokens
-                if needed > self.context:
-                    raise ContextOverflow(needed, self.context)
+                raise requests.error_of(chunk["error"], sampling, self._shared.remedy) from RejectedByLibrary(
+                    str(chunk["error"])
+                )
             for choice in chunk.get("choices", ()):
                 reason = choice.get("finish_reason") or reason
                 # The replacement character stands for a character whose other bytes never came.
@@ -162,12 +248,14 @@ class LlamaCpp(NoEngineCounts):
             raise EngineFailed("llama.cpp ended a completion without a finish reason")
 
     def _warm_up(self, system: str) -> None:
-        """Computes the system prompt in every slot, so that no first turn waits for it."""
+        """Computes the system prompt in two slots, so that no first turn waits for it, nor one beside it."""
         messages = [PromptMessage("system", system), PromptMessage("user", "Hello")]
+        sampling = Sampling(max_tokens=1, temperature=0)
         try:
-            for slot in range(self.slots):
-                for _ in self._completion(messages, Sampling(max_tokens=1, temperature=0), never, id_slot=slot):
-                    pass
+            with ExitStack() as running:
+                for _ in range(min(WARM_SLOTS, self.slots)):
+                    # Not read to its end until the other has begun: otherwise both would take the same slot.
+                    next(running.enter_context(closing(self._completion(messages, sampling, never))))
         except ContextOverflow as error:
             raise ModelError(
                 f"llm.system_prompt alone needs {error.needed} tokens and llama_cpp.context is {error.context}"

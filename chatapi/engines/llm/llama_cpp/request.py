@@ -10,24 +10,35 @@ from chatapi.engines.llm import json_schemas
 from chatapi.errors import EngineFailed, Unprocessable
 from chatapi.events import Token
 
-STEP = 128
-"""Prompt tokens computed at once: the longest that stopping has to wait for, about 0.4 s on two laptop cores."""
 SAMPLING: Mapping[str, float] = {
     "top_k": 40,
     "top_p": 0.9,
     "min_p": 0.05,
-    "repeat_penalty": 1.1,
-    "repeat_last_n": 32,
-    "dry_multiplier": 0.8,
+    "repeat_last_n": 64,
+    "frequency_penalty": 0.2,
+    "repeat_penalty": 1.0,
+    "dry_multiplier": 0.0,
     "dry_allowed_length": 3,
 }
-"""Defaults that keep the smallest models from lists and loops; a model's options of the same names override them."""
+"""Defaults; a model's options of the same names override them. The frequency penalty keeps the smallest models from
+loops. See docs/measurements/engines.md."""
 BREAKERS = ("\n",)
-"""Texts that end a repetition. For each of them llama.cpp reads its whole vocabulary before every completion: with its
-own four the first token comes 30 ms later than without, with one 8 ms."""
+"""Texts that end a repetition, where a model's options set `dry_multiplier`. For each of them llama.cpp reads its whole
+vocabulary before every completion: with its own four the first token comes 30 ms later than without, with one 8 ms."""
 STREAMED: Mapping[str, bool] = {"stream": True, "return_progress": True}
 """Makes the library call back between the steps of a long prompt: without it a prompt cannot be cancelled and shows no
 progress."""
+
+
+CHARACTERS = 3
+"""Characters of a token, estimated low."""
+MESSAGE_TOKENS = 16
+"""Tokens that a chat template adds to a message, estimated high."""
+
+
+def estimated_tokens(messages: Sequence[PromptMessage]) -> int:
+    """Tokens of a prompt, until the library has counted them."""
+    return sum(len(message.text) // CHARACTERS + MESSAGE_TOKENS for message in messages)
 
 
 def chat_messages(messages: Sequence[PromptMessage]) -> list[dict[str, str]]:
@@ -46,9 +57,10 @@ def chat_request(
         "stop": list(sampling.stop_texts),
         **STREAMED,
         "stream_options": {"include_usage": True},
-        "dry_sequence_breakers": BREAKERS,
         **defaults,
     }
+    if defaults["dry_multiplier"]:
+        request["dry_sequence_breakers"] = BREAKERS
     if sampling.seed is not None:
         request["seed"] = sampling.seed
     return {**request, **_optional_parameters(sampling, context)}
@@ -59,6 +71,12 @@ def _optional_parameters(sampling: Sampling, context: int) -> dict[str, Any]:
     parameters: dict[str, Any] = {}
     if sampling.top_p is not None:
         parameters |= {"top_p": sampling.top_p, "top_k": 0, "min_p": 0.0}
+    if sampling.schema is not None:
+        json_schemas.check(sampling.schema)
+        form = {"name": "answer", "schema": sampling.schema}
+        parameters["response_format"] = {"type": "json_schema", "json_schema": form}
+        # Keys, quotes and braces repeat in JSON.
+        parameters |= {"frequency_penalty": 0.0, "repeat_penalty": 1.0, "dry_multiplier": 0.0}
     if (sampling.frequency_penalty, sampling.presence_penalty) != (None, None):
         parameters |= {
             "frequency_penalty": sampling.frequency_penalty or 0.0,
@@ -72,12 +90,6 @@ def _optional_parameters(sampling: Sampling, context: int) -> dict[str, Any]:
     if sampling.logprobs is not None:
         # With 0 the library reports no tokens at all.
         parameters |= {"logprobs": True, "top_logprobs": max(1, sampling.logprobs)}
-    if sampling.schema is not None:
-        json_schemas.check(sampling.schema)
-        form = {"name": "answer", "schema": sampling.schema}
-        # Keys, quotes and braces repeat in JSON.
-        parameters |= {"response_format": {"type": "json_schema", "json_schema": form}}
-        parameters |= {"repeat_penalty": 1.0, "dry_multiplier": 0.0}
     return parameters
 
 
@@ -93,10 +105,10 @@ def _token(reported: Mapping[str, Any], top: Sequence[Mapping[str, Any]] = ()) -
     return Token(reported["token"], reported["logprob"], bytes(reported["bytes"]), tuple(_token(each) for each in top))
 
 
-def error_of(error: Mapping[str, Any], sampling: Sampling) -> Exception:
-    """The exception for an error of the library."""
+def error_of(error: Mapping[str, Any], sampling: Sampling, remedy: str) -> Exception:
+    """The exception for an error of the library. `remedy`: how a longer prompt may fit."""
     if error.get("type") == "exceed_context_size_error":
-        return ContextOverflow(error["n_prompt_tokens"] + sampling.max_tokens, error["n_ctx"])
+        return ContextOverflow(error["n_prompt_tokens"] + sampling.max_tokens, error["n_ctx"], remedy)
     message = str(error.get("message", error))
     if sampling.schema is not None and error.get("type") == "invalid_request_error":
         return unprocessable(message, sampling)

@@ -8,21 +8,28 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from chatapi.engines.llm.context_size import ContextSize
+from chatapi.engines.llm.llama_cpp.sharing import STEP
 from chatapi.errors import ModelError
 from chatapi.settings import Settings
-from chatapi.system import openmp
+from chatapi.system import memory, openmp, spin_limit
 
+_openmp_runtime = openmp.load_spinning()
 with openmp.sleeping():
     import xllamacpp
 
 if TYPE_CHECKING:
     from chatapi.catalog import InstalledModel
 
-STEP = 128
-"""Prompt tokens computed at once, which bounds the delay of a cancellation: about 0.4 s on two laptop cores."""
-CACHE_MIB = 32
+FEW_CORES = 4
+"""Cores up to which generation uses all of them; of more it uses half, because it is bound by memory."""
+MOST_THREADS = 8
+CACHE_MIB = 64
 """Memory in MiB for prompts of conversations that lost their slot to another; without it two conversations that take
 turns in one slot compute their prompts anew every time. The library's own default is 8192."""
+SPARE = 8 * STEP
+"""Tokens of the KV cache beyond those that completions share: a prompt may be longer than estimated, and some steps
+pass until it is paused."""
 KV_CACHE = {"q8_0": xllamacpp.ggml_type.GGML_TYPE_Q8_0, "f16": xllamacpp.ggml_type.GGML_TYPE_F16}
 SOCKET = "llama.sock"
 SOCKET_BYTES = 100
@@ -38,8 +45,8 @@ def gguf(model: InstalledModel) -> Path:
     return files[0]
 
 
-def load(path: Path, settings: Settings) -> Any:
-    """Loads the model. ModelError when it cannot be loaded."""
+def check(path: Path) -> None:
+    """ModelError when the file cannot be a model."""
     try:
         with path.open("rb") as file:
             magic = file.read(4)
@@ -47,32 +54,44 @@ def load(path: Path, settings: Settings) -> Any:
         raise ModelError(f"{path} cannot be read: {error.strerror}") from error
     if magic != b"GGUF":
         raise ModelError(f"{path} is not a GGUF file: it starts with {magic.hex(' ')}")
+
+
+def load(path: Path, settings: Settings, context: ContextSize) -> Any:
+    """Loads the model. ModelError when it cannot be loaded."""
+    before = memory.anonymous()
     # The library serves HTTP as well. It listens on a socket in a private folder that is deleted at once, so nobody can
     # connect; where the folder's path is too long for a socket, its loopback port requires a random key.
     with tempfile.TemporaryDirectory(prefix="chatapi-") as folder:
         try:
-            return xllamacpp.Server(_params(path, settings, Path(folder)))
+            server = xllamacpp.Server(_params(path, settings, context, Path(folder)))
         except RuntimeError as error:
             raise ModelError(
                 f"llama.cpp cannot load {path}: it is damaged, not supported by this version, or too large for "
-                f"the memory with a context of {settings.llama_cpp.context} in {settings.llama_cpp.slots} slots"
+                f"the memory with a context of {context.tokens} tokens in {settings.llama_cpp.slots} slots"
             ) from error
+    # The library fills the KV cache with zeros, so all of it would take memory before any of it is used.
+    memory.release_zeros(context.bytes_of(context.pool + SPARE), before)
+    return server
 
 
-def _params(path: Path, settings: Settings, folder: Path) -> Any:
+def _params(path: Path, settings: Settings, context: ContextSize, folder: Path) -> Any:
     table = settings.llama_cpp
     params = xllamacpp.CommonParams()
     params.model.path = str(path)
     # Read, not mapped: if a mapped file is truncated, the process ends (SIGBUS).
     params.load_mode = xllamacpp.llama_load_mode.LLAMA_LOAD_MODE_NONE
-    params.n_ctx = table.context * table.slots
+    # One cache for all slots. An idle slot keeps its prompt until another needs the room.
+    params.kv_unified, params.cache_idle_slots = True, False
+    params.n_ctx, params.kv_unified_per_slot = context.pool + SPARE, context.tokens
     params.n_parallel = table.slots
     params.n_gpu_layers = table.gpu_layers
     params.n_batch = params.n_ubatch = STEP
     params.cpuparams.n_threads, params.cpuparams_batch.n_threads = threads(table.threads)
-    params.cache_type_k = params.cache_type_v = KV_CACHE[table.kv_cache]
+    params.cache_type_k = params.cache_type_v = KV_CACHE[context.kv_cache]
     params.cache_ram_mib = CACHE_MIB
     params.enable_reasoning = 0
+    # Reasoning stays in the text, where the filter of answers finds it: the library knows fewer markers.
+    params.reasoning_format = xllamacpp.common_reasoning_format.COMMON_REASONING_FORMAT_NONE
     params.verbosity = -1
     params.api_keys = [secrets.token_hex(32)]
     if len(os.fsencode(folder / SOCKET)) <= SOCKET_BYTES:
@@ -84,12 +103,24 @@ def _params(path: Path, settings: Settings, folder: Path) -> Any:
 
 
 def threads(configured: int) -> tuple[int, int]:
-    """Threads for generation and for reading a prompt.
-
-    The threads of a step wait for each other, so one that another engine keeps from its core delays all. Half of the
-    cores generate nearly as fast as all: generation is bound by memory.
-    """
+    """Threads for generation and for reading a prompt."""
     if configured:
         return configured, configured
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(8, cores // 2)), min(8, cores)
+    cores = processors()
+    # Sleeping threads cost more than a second core saves.
+    few = FEW_CORES if _openmp_runtime else 1
+    return min(MOST_THREADS, max(min(few, cores), cores // 2)), min(MOST_THREADS, cores)
+
+
+def processors() -> int:
+    """Number of processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def spin_control() -> spin_limit.SpinControl | None:
+    """For the threads that are started from now on; None where their spinning cannot be switched."""
+    if _openmp_runtime is None:
+        return None
+    others = spin_limit.threads()
+    switch = spin_limit.SpinSwitch(_openmp_runtime, processors())
+    return spin_limit.SpinControl(switch, lambda: spin_limit.waited(others))

@@ -36,6 +36,7 @@ from chatapi.engines import (
     still_wanted,
 )
 from chatapi.engines.llm import json_schemas
+from chatapi.engines.llm.chat_template import opened_reasoning
 from chatapi.engines.llm.mlc.loading import configured, load, metadata_of
 from chatapi.errors import ChatapiError, EngineFailed, ModelError
 from chatapi.settings import Settings
@@ -57,6 +58,8 @@ CLOSING_SECONDS = 5.0
 """Most seconds to wait until a cancelled request is aborted."""
 COUNTERS_SECONDS = 1.0
 """Most seconds that the engine may take to report its counters, which are requested like a completion."""
+REMEDY = "mlc.context raises it, up to what the model was compiled for"
+"""How a longer prompt may fit."""
 COUNTERS = {
     "prefill_seconds": "engine_prefill_time_sum",
     "decode_seconds": "engine_decode_time_sum",
@@ -108,9 +111,16 @@ class Mlc:
             "seed": sampling.seed,
             "stop": list(sampling.stop_texts) or None,
         }
-        prompt, _ = self._prompt(messages, opened=messages[-1].role == "assistant")
+        continues = messages[-1].role == "assistant"
+        prompt, _ = self._prompt(messages, opened=continues)
+        # What the prompt holds of the answer already.
+        opening = "" if continues or sampling.schema is not None else opened_reasoning(prompt)
         with self._generating(prompt, options) as generation:
-            yield from _chunks(generation.items(stop))
+            for chunk in _chunks(generation.items(stop)):
+                if opening and chunk.text:
+                    yield TokenChunk(opening)
+                    opening = ""
+                yield chunk
 
     def end_of_turn_probability(self, messages: Sequence[PromptMessage], stop: Stop = never) -> Iterator[float]:
         """Probability that a full stop comes next, among the five most probable tokens.
@@ -176,7 +186,7 @@ class Mlc:
         tokens = [*prefix, *self._engine.tokenizer.encode(prompt)]
         needed = len(tokens) + options["max_tokens"]
         if needed > self.context:
-            raise ContextOverflow(needed, self.context)
+            raise ContextOverflow(needed, self.context, REMEDY)
         request = uuid.uuid4().hex
         stream = await self._engine.completions.create(
             prompt=tokens, stream=True, stream_options={"include_usage": True}, request_id=request, **options

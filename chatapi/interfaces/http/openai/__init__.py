@@ -8,7 +8,17 @@ from fastapi import APIRouter
 from pydantic import BaseModel
 
 from chatapi.appliance import Appliance
-from chatapi.interfaces.http.openai import chat, completions, models, responses, speech, transcriptions
+from chatapi.interfaces.http.openai import (
+    chat,
+    completions,
+    conversations,
+    input_tokens,
+    models,
+    response_socket,
+    responses,
+    speech,
+    transcriptions,
+)
 from chatapi.interfaces.http.openai.chat_parameters import ChatRequest
 from chatapi.interfaces.http.openai.completion_parameters import TextCompletionRequest
 from chatapi.interfaces.http.openai.errors import EVERY_ROUTE
@@ -38,4 +48,7 @@ def router(appliance: Appliance) -> APIRouter:
     routes.include_router(chat.router(appliance))
     routes.include_router(completions.router(appliance))
     routes.include_router(responses.router(appliance))
+    routes.include_router(input_tokens.router(appliance))
+    routes.include_router(conversations.router(appliance))
+    routes.include_router(response_socket.router(appliance))
     return routes

@@ -27,8 +27,8 @@ class RefusalPart(RequestObject):
     refusal: str
 
 
-class ThoughtPart(RequestObject):
-    """Thoughts of the model that wrote an earlier answer; they are left out of the prompt."""
+class ReasoningPart(RequestObject):
+    """Reasoning of the model in an earlier answer; it is left out of the prompt."""
 
     type: Literal["thinking", "redacted_thinking", "reasoning"]
 
@@ -107,7 +107,7 @@ UserParts = Annotated[
 AssistantParts = Annotated[
     list[
         Annotated[
-            Text | Annotated[RefusalPart, Tag("=refusal")] | Annotated[ThoughtPart, Tag("=thinking")],
+            Text | Annotated[RefusalPart, Tag("=refusal")] | Annotated[ReasoningPart, Tag("=thinking")],
             Discriminator(part_tag),
         ]
     ],

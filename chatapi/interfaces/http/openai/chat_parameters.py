@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Discriminator, Field, Tag
@@ -47,6 +47,32 @@ class ChosenFunctionName(RequestObject):
 class ChosenTool(RequestObject):
     type: Literal["function"]
     function: ChosenFunctionName
+
+
+class AllowedToolNames(RequestObject):
+    """The functions that the model may call, or one of which it must call."""
+
+    mode: Literal["auto", "required"] = "auto"
+    tools: Annotated[list[ChosenTool], Field(min_length=1, max_length=128)]
+
+    def among(self, tools: Sequence[Tool]) -> tuple[Tool, ...]:
+        """These of the tools. Raises Unprocessable for one that is not among them."""
+        return only_allowed(tools, [each.function.name for each in self.tools])
+
+
+class AllowedChatTools(RequestObject):
+    """A choice among some of the tools."""
+
+    type: Literal["allowed_tools"]
+    allowed_tools: AllowedToolNames
+
+
+def only_allowed(tools: Sequence[Tool], names: Collection[str]) -> tuple[Tool, ...]:
+    """The tools with these names. Raises Unprocessable (invalid_value) for a name that no tool has."""
+    if missing := set(names).difference(tool.name for tool in tools):
+        message = f"tool_choice allows {min(missing)!r}, which is not among the tools"
+        raise invalid_parameter("tool_choice", message, "invalid_value")
+    return tuple(tool for tool in tools if tool.name in names)
 
 
 class AudioOptions(RequestObject):
@@ -110,7 +136,7 @@ class ChatRequest(GenerationParameters):
     """Number of completions; they are generated one after the other."""
     response_format: Format | None = None
     tools: Annotated[list[FunctionTool], Field(max_length=128)] | None = None
-    tool_choice: Literal["none", "auto", "required"] | ChosenTool | None = None
+    tool_choice: Literal["none", "auto", "required"] | ChosenTool | AllowedChatTools | None = None
     parallel_tool_calls: bool = True
     logprobs: bool = False
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 from starlette.requests import Request
 
 from chatapi.appliance import Appliance
-from chatapi.engines import Sampling
+from chatapi.engines import Sampling, Tool
 from chatapi.errors import Unprocessable
 from chatapi.interfaces.http import openai_aliases
 from chatapi.interfaces.http.ignored import IgnoredParameters
@@ -116,6 +115,7 @@ def _turn(body: ChatRequest, messages: tuple[ChatMessage, ...], appliance: Appli
         sampling=_sampling(body),
         fills_context=True,
         has_default_system=True,
+        reasoning=True,
         schema_description=schema.description or "" if schema is not None else "",
     )
 
@@ -147,7 +147,7 @@ def _voice(audio: chat_parameters.AudioOptions, appliance: Appliance) -> str | N
 
 def _sampling(body: ChatRequest) -> Sampling:
     stops = [body.stop] if isinstance(body.stop, str) else body.stop or []
-    tools = body.tools or []
+    tools, choice = _tools(body)
     form = body.response_format
     schema: dict[str, Any] | None = None
     if isinstance(form, chat_parameters.SchemaFormat):
@@ -164,13 +164,17 @@ def _sampling(body: ChatRequest) -> Sampling:
         logprobs=(body.top_logprobs or 0) if body.logprobs else None,
         schema=schema,
         strict=isinstance(form, chat_parameters.SchemaFormat) and bool(form.json_schema.strict),
-        tools=tuple(each.function.tool for each in tools),
-        tool_choice=_choice(body, tools),
+        tools=tools,
+        tool_choice=choice,
         parallel=body.parallel_tool_calls,
     )
 
 
-def _choice(body: ChatRequest, tools: Sequence[chat_parameters.FunctionTool]) -> str:
-    if isinstance(body.tool_choice, chat_parameters.ChosenTool):
-        return f":{body.tool_choice.function.name}"
-    return body.tool_choice or ("auto" if tools else "none")
+def _tools(body: ChatRequest) -> tuple[tuple[Tool, ...], str]:
+    """The tools that the model may call, and the choice among them."""
+    tools, choice = tuple(each.function.tool for each in body.tools or ()), body.tool_choice
+    if isinstance(choice, chat_parameters.AllowedChatTools):
+        return choice.allowed_tools.among(tools), choice.allowed_tools.mode
+    if isinstance(choice, chat_parameters.ChosenTool):
+        return tools, f":{choice.function.name}"
+    return tools, choice or ("auto" if tools else "none")

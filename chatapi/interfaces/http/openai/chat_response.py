@@ -13,7 +13,7 @@ from starlette.types import Send
 
 from chatapi.audio import Audio, wav
 from chatapi.audio.encoding import Encoder
-from chatapi.events import Event, Speech, TextDelta, Token, ToolCall, ToolCalls, TurnEnded
+from chatapi.events import Event, ReasoningDelta, Speech, TextDelta, Token, ToolCall, ToolCalls, TurnEnded
 from chatapi.interfaces.http.openai.chat_request import ChatCompletionRequest
 from chatapi.interfaces.http.problems import fault
 from chatapi.interfaces.http.streaming import CancellableResponse, EventStream, body, data_of, encoded, start
@@ -23,8 +23,10 @@ from chatapi.services.turns.result import TurnResult
 
 ENCODINGS = {"wav": "wav", "pcm16": "pcm", "mp3": "mp3", "flac": "flac", "opus": "opus", "aac": "aac"}
 """OpenAI's format name -> the encoder's name."""
-STARTING_EVENTS = (TextDelta, ToolCalls, Speech, TurnEnded)
+STARTING_EVENTS = (TextDelta, ReasoningDelta, ToolCalls, Speech, TurnEnded)
 """Events that start the response; an error before the first of them still gets a proper status."""
+SEND_BYTES = 16 << 10
+"""Bytes of chunks that are sent at once, at most one chunk more."""
 BASE64_UNIT = 6
 """Bytes of a base64 unit: whole 16-bit samples without padding, so that the strings can be joined."""
 
@@ -78,6 +80,8 @@ class ChatCompletionResponse(CancellableResponse):
     def _message(self, result: TurnResult, turn: ChatTurn) -> dict[str, Any]:
         text, calls = result.text, result.calls
         message: dict[str, Any] = {"role": "assistant", "content": text, "refusal": None, "annotations": []}
+        if result.reasoning:
+            message["reasoning_content"] = result.reasoning.strip()
         if calls:
             message["tool_calls"] = [_call(call) for call in calls]
             message["content"] = text or None
@@ -97,14 +101,16 @@ class ChatCompletionResponse(CancellableResponse):
 
     async def _send_choice(self, index: int, turn: ChatTurn, stream: EventStream) -> TurnEnded:
         """Sends the chunks of one completion; returns the end of its turn."""
-        chunks, result = _Chunks(self, self._request, index, turn), TurnResult()
+        chunks, result, data = _Chunks(self, self._request, index, turn), TurnResult(), b""
         async with self._chat.run(turn) as events:
             async for event in events:
                 if isinstance(event, STARTING_EVENTS):
                     await stream.start()
-                data = b"".join(data_of(chunk) for chunk in chunks.of(event))
-                if data:
+                data += b"".join(data_of(chunk) for chunk in chunks.of(event))
+                # Events that are ready together are sent together: sending costs more than they do.
+                if data and not (events.pending and len(data) < SEND_BYTES):
                     await stream.send(data)
+                    data = b""
                 if isinstance(event, TurnEnded):
                     result.add(event)
         return result.ended
@@ -160,6 +166,8 @@ class _Chunks:
             spoken = self._request.audio is not None
             delta = {"audio": {"transcript": event.text}} if spoken else {"content": event.text}
             yield self._chunk(delta, logprobs=self._reply.logprobs(event.tokens))
+        elif isinstance(event, ReasoningDelta):
+            yield self._chunk({"reasoning_content": event.text})
         elif isinstance(event, ToolCalls):
             indexed = [{"index": self._calls + at, **_call(call)} for at, call in enumerate(event.calls)]
             self._calls += len(indexed)
@@ -226,5 +234,7 @@ def usage_of(ended: Sequence[TurnEnded], number: int) -> dict[str, Any]:
         "prompt_tokens_details": {
             "cached_tokens": sum(each.cached_tokens for each in ended[::number]), "audio_tokens": 0,
         },
-        "completion_tokens_details": {"reasoning_tokens": 0, "audio_tokens": 0},
+        "completion_tokens_details": {
+            "reasoning_tokens": sum(each.reasoning_tokens for each in ended), "audio_tokens": 0,
+        },
     }  # fmt: skip

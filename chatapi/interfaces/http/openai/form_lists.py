@@ -40,4 +40,7 @@ def _split(text: str) -> list[Any]:
         except (ValueError, RecursionError):
             return [text]
         return listed if isinstance(listed, list) else [text]
+    if text.startswith("data:"):
+        # A data URL has a comma itself.
+        return [text]
     return [part for each in text.split(",") if (part := each.strip())]

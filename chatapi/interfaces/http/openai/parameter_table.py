@@ -64,7 +64,7 @@ _TEXT: Mapping[str, IgnoredParameter] = {
     "prompt_cache_options": _CACHE,
     "prediction": IgnoredParameter("a hint that only speeds up the same completion"),
     "verbosity": IgnoredParameter("the model has one verbosity", ("medium",)),
-    "reasoning_effort": IgnoredParameter("the models here output no reasoning", ("none",)),
+    "reasoning_effort": IgnoredParameter("the model decides whether it reasons", ("none",)),
     **dict.fromkeys(
         ("top_k", "min_p", "typical_p", "top_a", "tfs_z", "repeat_penalty", "repetition_penalty", "repeat_last_n",
          "no_repeat_ngram_size", "mirostat", "mirostat_tau", "mirostat_eta", "min_tokens", "ignore_eos",
@@ -119,7 +119,7 @@ COMPLETIONS = Endpoint(
 RESPONSES = Endpoint(
     ignored={
         **{name: each for name, each in _TEXT.items() if name not in ("store", "metadata", "prediction")},
-        "reasoning": IgnoredParameter("the models here output no reasoning"),
+        "reasoning": IgnoredParameter("the model decides whether it reasons"),
         "truncation": IgnoredParameter("input that does not fit is an error", ("disabled",)),
         "background": IgnoredParameter("a response is sent when it is complete, or streamed", (False,)),
         "max_tool_calls": IgnoredParameter("it limits tools that OpenAI's servers run"),
@@ -130,13 +130,16 @@ RESPONSES = Endpoint(
         "image": _OTHER_SERVER,
     },
     rejected={
-        "conversation": "send previous_response_id to continue a response",
         "prompt": "the box stores no prompts; send instructions and input",
         "moderation": "the box has no moderation model",
         "messages": "send them as input",
         "response_format": "send it as text.format",
         **dict.fromkeys(("max_tokens", "max_completion_tokens"), "send it as max_output_tokens"),
     },
+)
+CONVERSATIONS = Endpoint(
+    ignored={**EVERYWHERE, "include": IgnoredParameter("items are returned as they are kept")},
+    rejected={"messages": "send them as items", "input": "send it as items"},
 )
 SPEECH = Endpoint(
     ignored={
@@ -166,9 +169,7 @@ _RECORDING: Mapping[str, IgnoredParameter] = {
 TRANSCRIPTIONS = Endpoint(
     ignored=_RECORDING,
     rejected={
-        "known_speaker_names": "speakers are not distinguished",
-        "known_speaker_references": "speakers are not distinguished",
-        "diarize": "speakers are not distinguished",
+        "diarize": "send it as speakers",
         "task": "send the recording to /v1/audio/translations to translate it",
         "url": "send the recording as file",
         "language_code": "send it as language",
@@ -176,8 +177,11 @@ TRANSCRIPTIONS = Endpoint(
     },
 )
 TRANSLATIONS = Endpoint(
-    ignored={**_RECORDING, "language": IgnoredParameter("the spoken language is detected")},
-    rejected={"stream": "translations are not streamed", "url": "send the recording as file"},
+    ignored={
+        **_RECORDING,
+        "language": IgnoredParameter("the spoken language is detected"),
+    },
+    rejected={"url": "send the recording as file"},
 )
 
 ENDPOINTS: Mapping[str, Endpoint] = {

@@ -67,7 +67,7 @@ def parts(content: str | Sequence[Any] | None, place: str, spool: Spool) -> tupl
 
 def _part(part: Any, place: str, spool: Spool) -> str | Source | None:
     """The text or the file of a part; None for one that the prompt leaves out."""
-    if isinstance(part, chat_messages.ThoughtPart):
+    if isinstance(part, chat_messages.ReasoningPart):
         return None
     if isinstance(part, chat_messages.AudioPart):
         try:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from chatapi.errors import ChatapiError
-from chatapi.events import Event, TextDelta, Token, ToolCall, ToolCalls, TurnEnded
+from chatapi.events import Event, TextDelta, TextWithdrawn, Token, ToolCall, ToolCalls, TurnEnded
 from chatapi.interfaces.http.openai.response_request import ParsedResponseRequest
 from chatapi.interfaces.http.problems import fault
 from chatapi.services.turns.response_history import PREFIX
@@ -50,6 +50,8 @@ class ResponseDocument:
         """Adds an event of the turn, and returns what to stream for it."""
         if isinstance(event, TextDelta):
             yield from self._add_text(event)
+        elif isinstance(event, TextWithdrawn) and self._is_open:
+            self.output[-1]["content"][0] |= {"text": "", "logprobs": []}
         elif isinstance(event, ToolCalls):
             yield from self._close_message("completed")
             for call in event.calls:
@@ -60,6 +62,11 @@ class ResponseDocument:
     def completed(self) -> StreamEvent:
         """The last event of a stream."""
         return self._event(f"response.{self._document['status']}", response=self.document)
+
+    def cancelled(self) -> StreamEvent:
+        """The last event of a stream that its client cancels."""
+        self._document["status"] = "cancelled"
+        return self._event("response.incomplete", response=self.document)
 
     def failed(self, error: ChatapiError) -> Iterator[StreamEvent]:
         """The last events of a stream that an error ends."""
@@ -78,6 +85,7 @@ class ResponseDocument:
             "created_at": int(time.time()),
             "status": "in_progress",
             "background": False,
+            "conversation": {"id": body.conversation_id} if body.conversation_id is not None else None,
             "error": None,
             "incomplete_details": None,
             "instructions": body.instructions,
@@ -182,6 +190,6 @@ def _usage(ended: TurnEnded) -> dict[str, Any]:
         "input_tokens": ended.prompt_tokens,
         "input_tokens_details": {"cached_tokens": ended.cached_tokens, "cache_write_tokens": 0},
         "output_tokens": ended.completion_tokens,
-        "output_tokens_details": {"reasoning_tokens": 0},
+        "output_tokens_details": {"reasoning_tokens": ended.reasoning_tokens},
         "total_tokens": ended.prompt_tokens + ended.completion_tokens,
     }

@@ -13,9 +13,9 @@ from chatapi.interfaces.http.openai import replayed_messages
 from chatapi.interfaces.http.openai.chat_messages import (
     AudioPart,
     FunctionCallPart,
+    ReasoningPart,
     RefusalPart,
     Text,
-    ThoughtPart,
     part_tag,
     text_or_parts,
 )
@@ -30,7 +30,7 @@ ItemParts = Annotated[
             Text
             | Annotated[AudioPart, Tag("=input_audio")]
             | Annotated[RefusalPart, Tag("=refusal")]
-            | Annotated[ThoughtPart, Tag("=thinking")],
+            | Annotated[ReasoningPart, Tag("=thinking")],
             Discriminator(part_tag),
         ]
     ],
@@ -72,7 +72,7 @@ class InputCallOutput(RequestObject):
 
 
 class InputReasoning(RequestObject):
-    """Thoughts of the model that wrote an earlier answer; they are left out of the prompt."""
+    """Reasoning of the model in an earlier answer; it is left out of the prompt."""
 
     type: Literal["reasoning"]
     id: Any = None

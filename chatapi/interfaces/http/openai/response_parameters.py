@@ -63,6 +63,12 @@ class TextOptions(RequestObject):
     ) = None
 
 
+class ConversationId(RequestObject):
+    """A conversation by its id."""
+
+    id: Id
+
+
 class ResponsesRequest(SamplingParameters):
     """A request for a response, which is stored unless `store` is false."""
 
@@ -78,8 +84,10 @@ class ResponsesRequest(SamplingParameters):
     """System prompt of this response alone; without one the box's llm.text_system_prompt."""
     previous_response_id: Id | None = None
     """Id of a stored response, which this one continues."""
+    conversation: Id | ConversationId | None = None
+    """A conversation of /v1/conversations, which the response continues and to which its items are added."""
     store: bool = True
-    """Whether the response is stored, so that another can continue it; false keeps nothing."""
+    """Whether the response is stored, so that another can continue it; false keeps nothing but the conversation's."""
     stream: bool = False
     max_output_tokens: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
     """Longest answer, in tokens; limited by the remaining context, which is the default."""
@@ -98,6 +106,11 @@ class ResponsesRequest(SamplingParameters):
     ) = None
     """Labels, which are returned with the response."""
 
+    @property
+    def conversation_id(self) -> str | None:
+        """Id of the conversation that the response continues."""
+        return self.conversation.id if isinstance(self.conversation, ConversationId) else self.conversation
+
 
 def parse_body(values: Mapping[str, Any], ignored: IgnoredParameters) -> ResponsesRequest:
     """Parses a JSON object; adds the names of what has no effect to `ignored`.
@@ -108,6 +121,9 @@ def parse_body(values: Mapping[str, Any], ignored: IgnoredParameters) -> Respons
         message = "background is not supported: the response is sent when it is complete, or streamed"
         raise invalid_parameter("background", message, "unsupported_parameter")
     reject_unsupported_parts(values.get("input"), "input")
+    if values.get("conversation") is not None and values.get("previous_response_id") is not None:
+        message = "conversation and previous_response_id exclude each other; send one of them"
+        raise invalid_parameter("conversation", message, "invalid_value")
     _reject_unsupported_tools(values.get("tools"))
     return parse_object(ResponsesRequest, values, RESPONSES, ignored)
 

@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterable
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel
 from starlette.responses import Response
 from starlette.types import Send
 
 from chatapi.appliance import Appliance
-from chatapi.errors import ChatapiError
-from chatapi.events import ToolCall, Transcript
 from chatapi.interfaces.http import openapi
-from chatapi.interfaces.http.openai import response_request
+from chatapi.interfaces.http.openai import response_input_items, response_request
 from chatapi.interfaces.http.openai.errors import error_responses
-from chatapi.interfaces.http.openai.parameter_parsing import renamed
-from chatapi.interfaces.http.openai.response_document import ResponseDocument
+from chatapi.interfaces.http.openai.parameter_parsing import invalid_parameter
+from chatapi.interfaces.http.openai.response_document import StreamEvent
+from chatapi.interfaces.http.openai.response_input_items import InputItems, Order
 from chatapi.interfaces.http.openai.response_parameters import ResponsesRequest
 from chatapi.interfaces.http.openai.response_request import ParsedResponseRequest
+from chatapi.interfaces.http.openai.response_run import ResponseRun
 from chatapi.interfaces.http.problems import Traceparent
 from chatapi.interfaces.http.streaming import CancellableResponse, EventStream, body, encoded, event_of, start
-from chatapi.services.turns.chat_completion import ChatMessage
-from chatapi.services.turns.response_history import ResponseHistory, StoredResponse
+from chatapi.services.turns.response_history import ResponseHistory
 
 
 class ResponseObject(BaseModel):
@@ -86,12 +86,28 @@ def _add_stored_routes(routes: APIRouter, history: ResponseHistory) -> None:
         summary="A stored response",
         response_class=Response,
         responses={
-            200: {"model": ResponseObject, "description": "The response."}, **error_responses(404, 503),
+            200: {"model": ResponseObject, "description": "The response."}, **error_responses(400, 404, 503),
         },
     )  # fmt: skip
-    async def retrieve(response: str) -> Response:
+    async def retrieve(response: str, stream: bool = False) -> Response:
+        if stream:
+            message = "stream is not supported: a stored response is complete; send the request without it"
+            raise invalid_parameter("stream", message, "unsupported_parameter")
         stored = await history.get(response)
         return Response(encoded(stored.document), media_type="application/json")
+
+    @routes.get(
+        "/responses/{response}/input_items",
+        summary="What a stored response was given",
+        responses=error_responses(400, 404, 503),
+    )
+    async def input_items(
+        response: str,
+        after: str | None = None,
+        limit: Annotated[int, Query(ge=1, le=100)] = 20,
+        order: Order = "desc",
+    ) -> InputItems:
+        return response_input_items.page(await history.chain(response), after, limit, order)
 
     @routes.delete("/responses/{response}", summary="Delete a stored response", responses=error_responses(404, 503))
     async def delete(response: str) -> DeletedResponse:
@@ -104,60 +120,34 @@ class ResponsesResponse(CancellableResponse):
 
     def __init__(self, appliance: Appliance, history: ResponseHistory, request: ParsedResponseRequest) -> None:
         super().__init__()
-        self._chat = appliance.chat
-        self._history = history
         self._metrics = appliance.metrics
-        self._request = request
-        self._growing = ResponseDocument(request)
-        self._transcripts: list[str] = []
+        self._streams = request.body.stream
+        self._run = ResponseRun(appliance, history, request)
 
     async def reply(self, send: Send) -> None:
-        with renamed({"messages": "input", "response_format": "text.format"}):
-            await (self._send_events if self._request.body.stream else self._send_whole)(send)
+        await (self._send_events if self._streams else self._send_whole)(send)
 
     async def _send_whole(self, send: Send) -> None:
-        async with self._chat.run(self._request.turn) as events:
-            async for event in events:
-                if isinstance(event, Transcript):
-                    self._transcripts.append(event.text)
-                for _ in self._growing.add(event):
-                    pass
-        await self._store()
-        data = encoded(self._growing.document)
+        async def drop(events: Iterable[StreamEvent]) -> None:
+            for _ in events:
+                pass
+
+        await self._run.run(drop)
+        data = encoded(self._run.growing.document)
         await send(start("application/json", {"Content-Length": str(len(data))}))
         await send(body(data, more=False))
 
     async def _send_events(self, send: Send) -> None:
-        stream = EventStream(send, self._metrics, self._failure)
-        async with stream.ending(), self._chat.run(self._request.turn) as events:
-            begun = False
-            async for event in events:
-                if isinstance(event, Transcript):
-                    self._transcripts.append(event.text)
-                    continue
-                if not begun:
-                    begun = True
-                    await stream.send(b"".join(event_of(each["type"], each) for each in self._growing.begin()))
-                if data := b"".join(event_of(each["type"], each) for each in self._growing.add(event)):
-                    await stream.send(data)
-            await self._store()
-            last = self._growing.completed()
-            await stream.send(event_of(last["type"], last))
+        stream = EventStream(send, self._metrics, lambda error: _joined(self._run.growing.failed(error)))
 
-    def _failure(self, error: ChatapiError) -> bytes:
-        return b"".join(event_of(each["type"], each) for each in self._growing.failed(error))
+        async def emit(events: Iterable[StreamEvent]) -> None:
+            if data := _joined(events):
+                await stream.send(data)
 
-    async def _store(self) -> None:
-        """Keeps the response, unless the request asks for the contrary. Nothing is kept of one that failed."""
-        body = self._request.body
-        if not body.store:
-            return
-        document = self._growing.document
-        calls = tuple(
-            ToolCall(item["call_id"], item["name"], item["arguments"])
-            for item in document["output"]
-            if item["type"] == "function_call"
-        )
-        asked = response_request.with_transcripts(self._request.asked, self._transcripts)
-        answered = (ChatMessage("assistant", (self._growing.text,), calls),)
-        await self._history.add(StoredResponse(self._growing.id, body.previous_response_id, asked, answered, document))
+        async with stream.ending():
+            await self._run.run(emit)
+
+
+def _joined(events: Iterable[StreamEvent]) -> bytes:
+    """The events as server-sent events."""
+    return b"".join(event_of(each["type"], each) for each in events)

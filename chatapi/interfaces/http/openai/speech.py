@@ -26,13 +26,13 @@ from chatapi.interfaces.http.openai.parameter_parsing import Parameters, invalid
 from chatapi.interfaces.http.openai.parameter_table import SPEECH
 from chatapi.interfaces.http.problems import Traceparent, fault
 from chatapi.interfaces.http.streaming import CancellableResponse, EventStream, body, data_of, start
-from chatapi.services.speech.synthesis import split_text
 from chatapi.text.sentence_splitter import count_words
+from chatapi.text.speech_parts import split_text
 
 WAV_HEADER = 44
 """Bytes of a WAV file before its samples."""
 SHORT_TEXT = 200
-"""Longest sentence whose speech is sent whole, in characters: a voice synthesizes it at once."""
+"""Longest sentence whose WAV file is sent whole, in characters."""
 SPEECH_TOKENS = 20
 """Tokens of one second of speech, as OpenAI counts them."""
 
@@ -135,10 +135,8 @@ def _success() -> dict[str, Any]:
     return {"description": "The synthesized speech.", "content": content}
 
 
-def _with_sizes(file: bytes, form: str) -> bytes:
-    """A whole file; the header of a WAV file states its sizes instead of those of a stream."""
-    if form != "wav":
-        return file
+def _with_sizes(file: bytes) -> bytes:
+    """A whole WAV file, whose header states its sizes instead of those of a stream."""
     rate = int.from_bytes(file[24:28], "little")
     return wav_header(rate, (len(file) - WAV_HEADER) // 2) + file[WAV_HEADER:]
 
@@ -158,11 +156,11 @@ class SpeechResponse(CancellableResponse):
         await (self._send_file if self._request.stream_format == "audio" else self._send_events)(send)
 
     async def _send_file(self, send: Send) -> None:
-        """Sends the file as it grows; that of a short sentence whole, with its sizes, for clients that read them."""
+        """Sends the file as it grows; a WAV file of a short sentence whole, for clients that read its sizes."""
         parts: list[bytes] = []
         media_type, started = "", False
         text = self._request.input
-        whole = len(text) <= SHORT_TEXT and len(split_text(text)) <= 1
+        whole = self._request.response_format == "wav" and len(text) <= SHORT_TEXT and len(split_text(text)) <= 1
 
         async def emit(data: bytes, kind: str) -> None:
             nonlocal media_type, started
@@ -177,7 +175,7 @@ class SpeechResponse(CancellableResponse):
 
         await self._synthesize(emit)
         if whole:
-            file = _with_sizes(b"".join(parts), self._request.response_format)
+            file = _with_sizes(b"".join(parts))
             await send(start(media_type, {"Content-Length": str(len(file))}))
             await send(body(file, more=False))
         else:

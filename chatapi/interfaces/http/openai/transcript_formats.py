@@ -1,4 +1,4 @@
-"""Transcripts in OpenAI's formats: JSON, verbose JSON, plain text, SubRip and WebVTT."""
+"""Transcripts in OpenAI's JSON formats."""
 
 from __future__ import annotations
 
@@ -9,22 +9,11 @@ from typing import Any
 
 from chatapi.engines import Segment
 from chatapi.services.transcription.transcriber import TranscribedChunk
+from chatapi.services.transcription.transcript_files import joined
 from chatapi.text.language_codes import NAMES
 
-UNSPACED = frozenset(("zh", "ja", "yue", "th", "lo", "my", "km", "bo"))
-"""Languages written without spaces between sentences."""
 AUDIO_TOKENS = 10
 """Tokens of one second of audio, as OpenAI counts them."""
-
-
-def between(segment: Segment) -> str:
-    """The separator before a segment's text, unless it is the first."""
-    return "" if segment.language in UNSPACED else " "
-
-
-def joined(segments: Sequence[Segment]) -> str:
-    """The text of all segments."""
-    return "".join((between(each) if count else "") + each.text.strip() for count, each in enumerate(segments))
 
 
 def logprobs(segments: Iterable[Segment]) -> list[dict[str, Any]]:
@@ -95,30 +84,5 @@ def _segment(number: int, segment: Segment, chunk: TranscribedChunk, temperature
         "avg_logprob": segment.logprob,
         "compression_ratio": len(text) / len(zlib.compress(text)),
         "no_speech_prob": 1 - chunk.speech_probability,
+        **({"speaker": segment.speaker} if segment.speaker else {}),
     }
-
-
-def srt(segments: Iterable[Segment]) -> str:
-    """The segments as SubRip subtitles."""
-    return "".join(
-        f"{number}\n{_clock(each.start, ',')} --> {_clock(each.end, ',')}\n{each.text.strip()}\n\n"
-        for number, each in enumerate(segments, 1)
-    )
-
-
-def vtt(segments: Iterable[Segment]) -> str:
-    """The segments as WebVTT subtitles (https://www.w3.org/TR/webvtt1/)."""
-    cues = (f"{_clock(each.start, '.')} --> {_clock(each.end, '.')}\n{_cue(each.text)}\n\n" for each in segments)
-    return "WEBVTT\n\n" + "".join(cues)
-
-
-def _cue(text: str) -> str:
-    """The text of a cue, with WebVTT's markup characters escaped."""
-    return text.strip().replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-
-
-def _clock(seconds: float, mark: str) -> str:
-    whole, milliseconds = divmod(round(seconds * 1000), 1000)
-    minutes, second = divmod(whole, 60)
-    hours, minute = divmod(minutes, 60)
-    return f"{hours:02}:{minute:02}:{second:02}{mark}{milliseconds:03}"

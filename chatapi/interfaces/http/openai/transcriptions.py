@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Request
@@ -11,19 +13,28 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from chatapi.appliance import Appliance
+from chatapi.audio import skipped
 from chatapi.engines import Segment, TranscriptionOptions
 from chatapi.errors import Unprocessable
 from chatapi.interfaces.http import openai_aliases, openapi
 from chatapi.interfaces.http.ignored import IgnoredParameters
-from chatapi.interfaces.http.openai import form_lists, transcript_formats
+from chatapi.interfaces.http.openai import diarized, form_lists, known_speakers, transcript_formats
 from chatapi.interfaces.http.openai.errors import error_responses
-from chatapi.interfaces.http.openai.parameter_parsing import Parameters, RequestObject, parse_parameters
+from chatapi.interfaces.http.openai.parameter_parsing import (
+    Parameters,
+    RequestObject,
+    invalid_parameter,
+    parse_parameters,
+)
 from chatapi.interfaces.http.openai.parameter_table import TRANSCRIPTIONS, TRANSLATIONS, Endpoint
 from chatapi.interfaces.http.openai.uploads import Upload, receive_form
+from chatapi.interfaces.http.openai_aliases import MOST_KEYWORDS, Keyword
 from chatapi.interfaces.http.problems import Traceparent, fault
 from chatapi.interfaces.http.streaming import CancellableResponse, EventStream, body, data_of, encoded, start
+from chatapi.services.transcription import transcript_files
 from chatapi.services.transcription.segmenter import SegmentationRules
-from chatapi.services.transcription.transcriber import TranscribedChunk, TranscriptionRequest
+from chatapi.services.transcription.speakers import SpeakerOptions
+from chatapi.services.transcription.transcriber import TranscribedChunk, TranscriptionRequest, prompt_text
 
 MEDIA_TYPES = {
     "json": "application/json",
@@ -31,9 +42,8 @@ MEDIA_TYPES = {
     "text": "text/plain",
     "srt": "application/x-subrip",
     "vtt": "text/vtt",
+    "diarized_json": "application/json",
 }
-MOST_KEYWORDS = 200
-"""Most keywords of one request."""
 
 
 class TranslationRequest(Parameters):
@@ -46,6 +56,8 @@ class TranslationRequest(Parameters):
     response_format: Literal["json", "text", "srt", "verbose_json", "vtt"] = "json"
     temperature: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 0
     """Sampling temperature: 0 takes the likeliest token; higher values vary more."""
+    stream: bool = False
+    """Must be false: translations are not streamed."""
 
     @model_validator(mode="before")
     @classmethod
@@ -56,6 +68,11 @@ class TranslationRequest(Parameters):
     @property
     def translated(self) -> bool:
         return True
+
+    @property
+    def timed(self) -> bool:
+        """Whether the response has times."""
+        return self.response_format in ("srt", "vtt", "verbose_json")
 
     @property
     def transcription_options(self) -> TranscriptionOptions:
@@ -69,7 +86,11 @@ class TranslationRequest(Parameters):
         Raises Unprocessable that names a parameter in conflict with another.
         """
         del rules
-        return TranscriptionRequest(None, self.transcription_options)
+        if self.stream:
+            raise invalid_parameter(
+                "stream", "stream must be false: translations are not streamed", "unsupported_parameter"
+            )
+        return TranscriptionRequest(None, self.transcription_options, self.timed)
 
 
 class ChunkingStrategy(RequestObject):
@@ -87,6 +108,7 @@ class ChunkingStrategy(RequestObject):
 class TranscriptionForm(TranslationRequest):
     """The parameters of `/v1/audio/transcriptions` beside the file."""
 
+    response_format: Literal["json", "text", "srt", "verbose_json", "vtt", "diarized_json"] = "json"  # type: ignore[assignment]
     language: Annotated[str, Field(min_length=1, max_length=20)] | None = None
     """ISO 639-1 code of the spoken language; detected when omitted."""
     stream: bool = False
@@ -95,12 +117,23 @@ class TranscriptionForm(TranslationRequest):
     """logprobs: the tokens' log-probabilities, with response_format json."""
     timestamp_granularities: tuple[Literal["word", "segment"], ...] = ()
     """Timestamps in verbose_json: of words, segments or both; segments by default."""
-    keywords: Annotated[tuple[Annotated[str, Field(max_length=200)], ...], Field(max_length=MOST_KEYWORDS)] = ()
+    keywords: Annotated[tuple[Keyword, ...], Field(max_length=MOST_KEYWORDS)] = ()
     """Words that become likelier in the transcript, such as names; they follow the prompt."""
     languages: Annotated[tuple[Annotated[str, Field(max_length=20)], ...], Field(max_length=100)] = ()
     """Languages of which the recording may be: one of them is used as `language`, several are detected."""
     chunking_strategy: Literal["auto"] | ChunkingStrategy | None = None
     """auto: split at pauses into the longest windows that fit; or each utterance by itself, by these rules."""
+
+    speakers: bool = False
+    """Whether segments, captions and text have speaker labels; response_format json then is diarized_json."""
+    speaker_count: Annotated[int, Field(ge=1, le=100)] | None = None
+    """How many people speak; found out when omitted."""
+    known_speaker_names: Annotated[
+        tuple[Annotated[str, Field(min_length=1, max_length=100)], ...], Field(max_length=known_speakers.MOST)
+    ] = ()
+    """Names of speakers of whom known_speaker_references has a sample."""
+    known_speaker_references: Annotated[tuple[str, ...], Field(max_length=known_speakers.MOST)] = ()
+    """2 to 10 s of speech of each of known_speaker_names, as data URLs."""
 
     @field_validator("chunking_strategy", mode="before")
     @classmethod
@@ -113,14 +146,18 @@ class TranscriptionForm(TranslationRequest):
         return value
 
     @property
+    def labelled(self) -> bool:
+        """Whether the transcript has speaker labels."""
+        return self.speakers or self.response_format == "diarized_json"
+
+    @property
     def translated(self) -> bool:
         return False
 
     @property
     def transcription_options(self) -> TranscriptionOptions:
         tokens = self.response_format == "verbose_json" or bool(self.include) or self.stream
-        # The engine keeps the end of a prompt that is too long.
-        prompt = " ".join(filter(None, (self.prompt, f"{', '.join(self.keywords)}." if self.keywords else "")))
+        prompt = prompt_text(self.prompt, self.keywords)
         return TranscriptionOptions(
             prompt, self.temperature, words="word" in self.timestamp_granularities, tokens=tokens
         )
@@ -128,7 +165,7 @@ class TranscriptionForm(TranslationRequest):
     def options(self, rules: SegmentationRules) -> TranscriptionRequest:
         self._check()
         language = self.language or (self.languages[0] if len(self.languages) == 1 else None)
-        return TranscriptionRequest(language, self.transcription_options, self._rules(rules))
+        return TranscriptionRequest(language, self.transcription_options, self.timed, self._rules(rules))
 
     def _check(self) -> None:
         form = self.response_format
@@ -136,8 +173,18 @@ class TranscriptionForm(TranslationRequest):
             raise _conflict("timestamp_granularities", f"needs response_format verbose_json, not {form}")
         if self.include and form != "json":
             raise _conflict("include", f"needs response_format json, not {form}")
-        if self.stream and form not in ("json", "text"):
-            raise _conflict("response_format", f"is {form}; with stream=true it must be json or text")
+        if self.stream and form not in ("json", "text", "diarized_json"):
+            raise _conflict("response_format", f"is {form}; with stream=true it must be json, text or diarized_json")
+        for name in ("speaker_count", known_speakers.NAMES, known_speakers.REFERENCES):
+            if getattr(self, name) and not self.labelled:
+                raise _conflict(name, "needs response_format diarized_json, or speakers=true")
+
+    async def speaker_options(self) -> SpeakerOptions | None:
+        """What is known of the speakers; None: no speaker labels. Raises Unprocessable that names a parameter."""
+        if not self.labelled:
+            return None
+        known = await known_speakers.known_speakers(self.known_speaker_names, self.known_speaker_references)
+        return SpeakerOptions.of(self.speaker_count, known)
 
     def _rules(self, rules: SegmentationRules) -> SegmentationRules | None:
         vad = self.chunking_strategy
@@ -193,10 +240,11 @@ async def _respond(
         parameters = parse_parameters(form, upload.fields, endpoint, IgnoredParameters.of(request))
         options = parameters.options(appliance.transcriber.rules)
         openai_aliases.model(appliance, "asr", parameters.model)
+        speakers = await parameters.speaker_options() if isinstance(parameters, TranscriptionForm) else None
     except BaseException:
         await upload.aclose()
         raise
-    return TranscriptionResponse(appliance, upload, options, parameters, traceparent)
+    return TranscriptionResponse(appliance, upload, options, parameters, speakers, traceparent)
 
 
 def _success(stream: bool) -> dict[str, Any]:
@@ -218,9 +266,11 @@ class TranscriptionResponse(CancellableResponse):
         upload: Upload,
         options: TranscriptionRequest,
         parameters: TranslationRequest,
+        speakers: SpeakerOptions | None,
         traceparent: str,
     ) -> None:
         super().__init__()
+        self._speakers = speakers
         self._service = appliance.transcription_service
         self._upload = upload
         self._options = options
@@ -234,54 +284,69 @@ class TranscriptionResponse(CancellableResponse):
         finally:
             await self._upload.aclose()
 
+    def _chunks(self) -> AbstractAsyncContextManager[AsyncIterator[TranscribedChunk]]:
+        return self._service.transcribe_file(self._upload.source, self._options, self._traceparent, self._speakers)
+
     async def reply(self, send: Send) -> None:
         if isinstance(self._parameters, TranscriptionForm) and self._parameters.stream:
             await self._send_events(self._parameters, send)
             return
-        async with self._service.transcribe_file(self._upload.source, self._options, self._traceparent) as chunks:
+        async with self._chunks() as chunks:
             found = [chunk async for chunk in chunks]
         content = self._content(found)
         media_type = MEDIA_TYPES[self._parameters.response_format]
         await send(start(media_type, {"Content-Length": str(len(content))}))
         await send(body(content, more=False))
 
-    def _content(self, chunks: list[TranscribedChunk]) -> bytes:
-        parameters = self._parameters
+    def _content(self, found: list[TranscribedChunk]) -> bytes:
+        parameters, form = self._parameters, self._parameters.response_format
+        chunks, problem = diarized.labelled(found)
         segments = [segment for chunk in chunks for segment in chunk.segments]
-        if parameters.response_format == "text":
-            return (transcript_formats.joined(segments) + "\n").encode("utf-8", "replace")
-        if parameters.response_format == "srt":
-            return transcript_formats.srt(segments).encode("utf-8", "replace")
-        if parameters.response_format == "vtt":
-            return transcript_formats.vtt(segments).encode("utf-8", "replace")
-        timed = parameters.timestamp_granularities if isinstance(parameters, TranscriptionForm) else ()
-        if parameters.response_format == "verbose_json":
-            return encoded(
-                transcript_formats.verbose(chunks, timed or ("segment",), parameters.translated, parameters.temperature)
+        if form == "text":
+            plain = transcript_files.turns(segments) if self._speakers else transcript_files.joined(segments) + "\n"
+            return plain.encode("utf-8", "replace")
+        if form == "srt":
+            return transcript_files.srt(segments).encode("utf-8", "replace")
+        if form == "vtt":
+            return transcript_files.vtt(segments).encode("utf-8", "replace")
+        if form == "verbose_json":
+            timed = parameters.timestamp_granularities if isinstance(parameters, TranscriptionForm) else ()
+            document = transcript_formats.verbose(
+                chunks, timed or ("segment",), parameters.translated, parameters.temperature
             )
-        document: dict[str, Any] = {"text": transcript_formats.joined(segments)}
-        if isinstance(parameters, TranscriptionForm) and parameters.include:
+            return encoded({**document, **diarized.problem(problem)})
+        if self._speakers:
+            return encoded(diarized.document(segments, chunks[-1].processed, problem))
+        return encoded(self._json(segments, chunks[-1].processed))
+
+    def _json(self, segments: list[Segment], seconds: float) -> dict[str, Any]:
+        document: dict[str, Any] = {"text": transcript_files.joined(segments)}
+        if isinstance(self._parameters, TranscriptionForm) and self._parameters.include:
             document["logprobs"] = transcript_formats.logprobs(segments)
-        document["usage"] = transcript_formats.duration(chunks[-1].processed)
-        return encoded(document)
+        return {**document, "usage": transcript_formats.duration(seconds)}
 
     async def _send_events(self, parameters: TranscriptionForm, send: Send) -> None:
+        chunks: list[TranscribedChunk] = []
         segments: list[Segment] = []
-        seconds = 0.0
         stream = EventStream(send, self._metrics, lambda error: data_of({"type": "error", "error": fault(error)}))
-        async with (
-            stream.ending(),
-            self._service.transcribe_file(self._upload.source, self._options, self._traceparent) as chunks,
-        ):
-            async for chunk in chunks:
-                seconds = chunk.processed
+        async with stream.ending(), self._chunks() as transcribed:
+            async for chunk in transcribed:
+                chunks.append(chunk)
                 for each in chunk.segments:
-                    before = transcript_formats.between(each) if segments else ""
+                    before = transcript_files.between(each) if segments else ""
                     segments.append(each)
                     await stream.send(data_of(_delta(before + each.text.strip(), [each], parameters)))
-            done = {"type": "transcript.text.done", "text": transcript_formats.joined(segments)}
-            more = {"logprobs": transcript_formats.logprobs(segments)} if parameters.include else {}
-            await stream.send(data_of({**done, **more, "usage": transcript_formats.tokens(segments, seconds)}))
+            spoken, problem = diarized.labelled(chunks)
+            if self._speakers:
+                named = (segment for chunk in spoken for segment in chunk.segments)
+                for number, each in enumerate(named):
+                    await stream.send(data_of(diarized.event(number, each)))
+            done = {"type": "transcript.text.done", "text": transcript_files.joined(segments)}
+            more: dict[str, Any] = {"logprobs": transcript_formats.logprobs(segments)} if parameters.include else {}
+            if lost := skipped.collected():
+                more["audio_skipped"] = str(lost)
+            usage = transcript_formats.tokens(segments, chunks[-1].processed)
+            await stream.send(data_of({**done, **more, **diarized.problem(problem), "usage": usage}))
 
 
 def _delta(text: str, segments: list[Segment], parameters: TranscriptionForm) -> dict[str, Any]:

@@ -1,36 +1,30 @@
-"""Uploaded forms with a file, as OpenAI's clients send them.
-
-Routes do not declare these forms to FastAPI, which would accept the complete parts of a truncated form, and more and
-larger fields than any client sends.
-"""
+"""Uploaded forms with a file, as OpenAI's clients send them."""
 
 from __future__ import annotations
 
 import os
-import tempfile
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from python_multipart.multipart import parse_options_header
 from starlette.datastructures import FormData, UploadFile
-from starlette.formparsers import MultiPartException, MultiPartParser
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 
 from chatapi.audio.decode import Source
 from chatapi.errors import BadInput, Unprocessable, Unsupported
+from chatapi.interfaces.http.forms import IN_MEMORY, MEDIA_TYPE, FormLimits, receive_parts
 from chatapi.interfaces.http.json_body import media_type
-from chatapi.storage.atomic_files import writing
+from chatapi.interfaces.http.openai import known_speakers
 
 MOST_FIELDS = 50
 """Most parts of a form beside the file."""
 MOST_TEXT = 64 << 10
 """Largest such part, in bytes."""
-EPILOGUE = 512
-"""Bytes that may follow the end of a form."""
-IN_MEMORY = MultiPartParser.spool_max_size
-"""Largest file that Starlette keeps in memory, in bytes."""
+LARGE = {known_speakers.REFERENCES: known_speakers.MOST_URL}
+"""Fields that may be larger, with their largest size in bytes."""
+MOST_STORED = 8 << 20
+"""Largest sum of such parts, in bytes, where the file is stored: its size then is no bound for what memory holds."""
 
 
 @dataclass(frozen=True)
@@ -38,59 +32,36 @@ class Upload:
     """A received form, which must be closed."""
 
     source: Source
-    """The file: its bytes, or an open file when it is large."""
+    """The file: its bytes, an open file when it is large, or where it was to be written."""
     fields: Mapping[str, Any]
     """Field name -> text, or a list or a dictionary where the form has several parts of that name."""
     form: FormData
 
     async def aclose(self) -> None:
         """Closes the file and the form."""
-        if not isinstance(self.source, bytes):
-            self.source.close()  # type: ignore[union-attr]
+        if not isinstance(self.source, (bytes, Path)):
+            self.source.close()
         await self.form.close()
 
 
-async def receive_form(request: Request) -> Upload:
-    """Receives the form of a request. Raises CallerError for an invalid form, StorageError when the disk is full."""
-    if (kind := media_type(request)) != "multipart/form-data":
+async def receive_form(request: Request, target: Path | None = None) -> Upload:
+    """Receives the form of a request. `target`: where its file is written as it arrives; None: a temporary place.
+
+    Raises CallerError for an invalid form, StorageError when the disk is full."""
+    if (kind := media_type(request)) != MEDIA_TYPE:
         raise Unsupported(
-            f"the media type {kind or '(none)'} is not supported; send multipart/form-data with a part named file",
+            f"the media type {kind or '(none)'} is not supported; send {MEDIA_TYPE} with a part named file",
             code="unsupported_media_type",
         )
-    parser = MultiPartParser(
-        request.headers, _complete_body(request), max_files=1, max_fields=MOST_FIELDS, max_part_size=MOST_TEXT
-    )
-    try:
-        with writing(Path(tempfile.gettempdir())):
-            form = await parser.parse()
-    except MultiPartException as error:
-        raise BadInput(f"the form cannot be read: {error.message}", code="invalid_form") from None
-    except ClientDisconnect:
-        raise _incomplete() from None
+    most = FormLimits(1, MOST_FIELDS, max(LARGE.values()), MOST_STORED if target is not None else None)
+    form = await receive_parts(request, most, target)
     try:
         file, fields = _file(form), _fields(form)
         # Last, because it may open a file that only an Upload closes.
-        return Upload(await _source(file), fields, form)
+        return Upload(await _source(file) if target is None else target, fields, form)
     except BaseException:
         await form.close()
         raise
-
-
-async def _complete_body(request: Request) -> AsyncGenerator[bytes, None]:
-    """The body. Raises BadInput when it is truncated, because the parser would accept the complete parts of it."""
-    _, options = parse_options_header(request.headers["content-type"])
-    end = b"--" + options.get(b"boundary", b"") + b"--"
-    kept = len(end) + EPILOGUE
-    tail = b""
-    async for chunk in request.stream():
-        tail = chunk[-kept:] if len(chunk) >= kept else (tail + chunk)[-kept:]
-        yield chunk
-    if end not in tail:
-        raise _incomplete()
-
-
-def _incomplete() -> BadInput:
-    return BadInput("the form is incomplete", code="invalid_form")
 
 
 def _file(form: FormData) -> UploadFile:
@@ -118,6 +89,8 @@ def _fields(form: FormData) -> dict[str, Any]:
             files += 1
         elif isinstance(value, UploadFile):
             raise Unprocessable(f"the part {name} is a file; only file may be one", details={"param": name})
+        elif len(value) > (most := LARGE.get(name.partition("[")[0], MOST_TEXT)):
+            raise BadInput(f"the form cannot be read: the part {name} exceeds {most} bytes", code="invalid_form")
         else:
             _put(fields, name, value)
     if files > 1:

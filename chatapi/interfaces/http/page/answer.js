@@ -4,6 +4,7 @@ import { button, element, icon } from './dom.js';
 import { messageOf } from './faults.js';
 import { Highlighter, locate, wordsAt } from './highlight.js';
 import { PlayButton } from './playbutton.js';
+import { t } from './texts.js';
 import { timeline } from './timeline.js';
 
 export class Answer {
@@ -27,7 +28,7 @@ export class Answer {
   constructor(player, onspoken) {
     this.#player = player;
     this.#onspoken = onspoken;
-    const who = element('span', { class: 'unseen' }, 'Answer: ');
+    const who = element('span', { class: 'unseen' }, t('talk.answer'));
     const face = element('span', { class: 'face', 'aria-hidden': 'true' }, ...Array.from({ length: 4 }, () => element('i')));
     this.element = element('li', { class: 'message answer', 'aria-busy': 'true' }, face, who, this.#phase, this.#paragraph, this.#foot);
     this.#paragraph.hidden = true;
@@ -84,14 +85,14 @@ export class Answer {
   ended(end, here) {
     this.#complete();
     this.#footer(timeline(end, here));
-    if (end.finish_reason === 'length') this.#remark('Truncated: the answer reached the token limit.');
+    if (end.finish_reason === 'length') this.#remark(t('talk.truncated'));
   }
 
   /** Shows that the user stopped the answer. */
   stopped() {
     this.#complete();
     this.#footer();
-    this.#remark(this.started ? 'Stopped. The box did not store this answer.' : 'Stopped.');
+    this.#remark(t(this.started ? 'talk.stopped_answer' : 'talk.stopped'));
   }
 
   /** Shows whether the answer plays now, in a live conversation. */
@@ -104,14 +105,14 @@ export class Answer {
     this.#complete();
     this.element.dataset.interrupted = '';
     this.#footer(...(end ? [timeline(end, here)] : []));
-    if (lost) this.#remark('The connection was lost here.');
-    else this.#remark(this.started ? 'Interrupted. The box stored the part that was played.' : 'Interrupted before playback.');
+    if (lost) this.#remark(t('talk.lost_here'));
+    else this.#remark(t(this.started ? 'talk.interrupted' : 'talk.interrupted_before'));
   }
 
   /** Shows why and how long the page waits before a retry. */
   waiting(fault, seconds) {
     const { title } = messageOf(fault);
-    this.phase(`${title}; trying again in ${seconds} s`);
+    this.phase(t('fault.waiting', title, seconds));
   }
 
   /**
@@ -132,7 +133,7 @@ export class Answer {
 
   #footer(...parts) {
     if (this.#chunks.length) {
-      const play = new PlayButton(this.#player, () => this.#chunks, 'the answer', (chunk) => this.showPlaying(chunk));
+      const play = new PlayButton(this.#player, () => this.#chunks, 'answer', (chunk) => this.showPlaying(chunk));
       this.#foot.append(play.element);
       if (this.playback?.playing) play.follow(this.playback);
     }

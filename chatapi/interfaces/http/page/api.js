@@ -23,6 +23,43 @@ export class Api {
     return (await this.#fetch(path, {})).json();
   }
 
+  /** Sends JSON, or nothing, and returns the JSON document of the response. */
+  async send(method, path, body) {
+    const json = { headers: { 'Content-Type': 'application/json' }, body: JSON.stringify(body) };
+    return (await this.#fetch(path, { method, ...(body === undefined ? {} : json) })).json();
+  }
+
+  /** The response for a path, for everything that is no JSON. */
+  request(path, options = {}) {
+    return this.#fetch(path, options);
+  }
+
+  /** Whether requests carry an API key, which an element such as `audio` cannot send. */
+  get hasKey() {
+    return this.#key() !== '';
+  }
+
+  /** The address of a path, and the headers of a request, for those that `fetch` cannot send. */
+  url(path) {
+    return new URL(path, location.origin + location.pathname);
+  }
+
+  get headers() {
+    const key = this.#key();
+    return key ? { Authorization: `Bearer ${key}` } : {};
+  }
+
+  /**
+   * Yields the events of a stream until it ends.
+   * @param {string} path
+   * @param {AbortSignal} signal
+   * @returns {AsyncGenerator<{name: string, data: any}>}
+   */
+  async *events(path, signal) {
+    const response = await this.#fetch(path, { headers: { Accept: 'text/event-stream' }, signal });
+    for await (const { name, data } of serverSentEvents(response.body)) yield { name, data: JSON.parse(data) };
+  }
+
   async delete(path) {
     await this.#fetch(path, { method: 'DELETE' });
   }
@@ -51,13 +88,11 @@ export class Api {
   }
 
   async #fetch(path, { headers = {}, ...rest }) {
-    const key = this.#key();
-    const authorization = key ? { Authorization: `Bearer ${key}` } : {};
     // Without credentials from a browser's own password prompt in the address, which fetch rejects.
-    const response = await fetch(new URL(path, location.origin + location.pathname), {
+    const response = await fetch(this.url(path), {
       ...rest,
       cache: 'no-store',
-      headers: { ...headers, ...authorization },
+      headers: { ...headers, ...this.headers },
     });
     if (!response.ok) throw await faultOf(response);
     return response;

@@ -2,6 +2,7 @@
 
 import { preferences } from './preferences.js';
 import { Fault } from './faults.js';
+import { t } from './texts.js';
 import { Turn } from './turn.js';
 import { wav } from './wav.js';
 
@@ -105,7 +106,7 @@ export class Conversation {
   /** Handles that the box no longer has the conversation. */
   forgotten() {
     preferences.conversation = '';
-    this.#thread.remark('The box no longer has the earlier conversation; this starts a new one.');
+    this.#thread.remark(t('talk.forgotten'));
   }
 
   #options() {
@@ -144,12 +145,12 @@ export class Conversation {
     this.#turn = null;
     this.#callbacks.onbusy(false);
     // A spoken answer must not be read by a screen reader as well.
-    this.#callbacks.announce(preferences.speak ? 'The answer is complete' : answer.text);
+    this.#callbacks.announce(preferences.speak ? t('talk.complete') : answer.text);
   }
 
   #ways(fault, again) {
     if (NOT_RETRYABLE.includes(fault.code)) return [];
-    const ways = [{ words: 'Try again', pressed: again }];
-    return FIX_IN_SETTINGS.includes(fault.code) ? [{ words: 'Settings', pressed: this.#callbacks.openSettings }, ...ways] : ways;
+    const ways = [{ words: t('frame.try_again'), pressed: again }];
+    return FIX_IN_SETTINGS.includes(fault.code) ? [{ words: t('frame.settings'), pressed: this.#callbacks.openSettings }, ...ways] : ways;
   }
 }

@@ -41,6 +41,18 @@ export function byId(id) {
   return document.getElementById(id);
 }
 
+/** Loads a style sheet of the page, once; `path` is that below `page/`. Resolves when it is there, or cannot be had. */
+export function loadStyle(path) {
+  const href = new URL(path, import.meta.url).href;
+  const known = [...document.styleSheets].some((sheet) => sheet.href === href);
+  if (known) return Promise.resolve();
+  return new Promise((resolve) => {
+    const link = element('link', { rel: 'stylesheet', href });
+    link.onload = link.onerror = resolve;
+    document.head.append(link);
+  });
+}
+
 function fill(made, attributes, children) {
   for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
   made.append(...children);

@@ -1,21 +1,11 @@
 /** The dock of a live conversation: state, level meter, mute and end. */
 
 import { byId, showIcon } from './dom.js';
+import { t } from './texts.js';
 import { Meter } from './waveform.js';
 
-const WORDS = {
-  opening: 'Opening the microphone',
-  connecting: 'Connecting',
-  warming: 'The box is warming up',
-  reconnecting: 'Reconnecting',
-  listening: 'Listening',
-  hearing: 'Hearing you',
-  thinking: 'Thinking',
-  speaking: 'Speaking',
-  paused: 'Paused',
-};
-/** State texts while the microphone is muted. */
-const MUTED = { listening: 'Muted' };
+/** States in which the microphone may be muted. */
+const MUTED = ['listening'];
 
 export class LiveDock {
   #dock = byId('live');
@@ -76,13 +66,14 @@ export class LiveDock {
 
   #showMute() {
     this.#mute.setAttribute('aria-pressed', String(this.#muted));
-    this.#mute.title = this.#muted ? 'Unmute the microphone' : 'Mute the microphone';
+    this.#mute.title = t(this.#muted ? 'talk.unmute' : 'talk.mute');
     showIcon(this.#mute, this.#muted ? 'mic-off' : 'mic');
   }
 
   #showState() {
-    this.#dock.dataset.state = this.#muted && MUTED[this.#state] ? 'muted' : this.#state;
-    const words = (this.#muted && MUTED[this.#state]) || WORDS[this.#state] || '';
+    const state = this.#muted && MUTED.includes(this.#state) ? 'muted' : this.#state;
+    this.#dock.dataset.state = state;
+    const words = state === 'off' ? '' : t(`live.${state}`);
     const text = this.#detail ? `${words} (${this.#detail})` : words;
     if (this.#words.textContent !== text) this.#words.textContent = text;
   }

@@ -4,6 +4,7 @@ import { byId, showIcon } from './dom.js';
 import { clock } from './durations.js';
 import { Fault } from './faults.js';
 import { Recorder } from './recorder.js';
+import { t } from './texts.js';
 import { Meter } from './waveform.js';
 
 /** Shortest recording, in seconds. */
@@ -12,11 +13,6 @@ const SHORTEST = 0.3;
 const TAP_SECONDS = 0.4;
 /** Distance of a slide that cancels, in CSS pixels. */
 const AWAY = 110;
-const HINTS = {
-  idle: 'Tap or hold to speak',
-  held: 'Let go to send, slide away to cancel',
-  tapped: 'Tap again to send',
-};
 
 export class Microphone {
   #button = byId('mic');
@@ -69,7 +65,7 @@ export class Microphone {
     this.#opening = null;
     this.#recorder?.cancel();
     this.#show(null);
-    this.#callbacks.onstate('Recording cancelled');
+    this.#callbacks.onstate(t('microphone.cancelled'));
   }
 
   #down(event) {
@@ -97,7 +93,7 @@ export class Microphone {
     if (away) this.cancel();
     // Released before the microphone was open, or quickly: a tap, and the recording continues.
     else if (this.#recorder && this.#recorder.seconds >= TAP_SECONDS) this.#send();
-    else if (this.recording) this.#hint.textContent = HINTS.tapped;
+    else if (this.recording) this.#hint.textContent = t('microphone.tapped');
   }
 
   #isAway(event) {
@@ -120,7 +116,7 @@ export class Microphone {
         return;
       }
       this.#show(recorder);
-      this.#callbacks.onstate('Recording');
+      this.#callbacks.onstate(t('microphone.recording'));
     } catch (error) {
       if (this.#opening !== opening) return;
       this.#show(null);
@@ -156,14 +152,14 @@ export class Microphone {
     this.#recorder = recorder;
     this.#opening = null;
     const on = recorder !== null;
-    this.#hint.textContent = HINTS[on ? (this.#pressed ? 'held' : 'tapped') : 'idle'];
+    this.#hint.textContent = t(`microphone.${on ? (this.#pressed ? 'held' : 'tapped') : 'idle'}`);
     this.#field.hidden = on;
     this.#strip.hidden = !on;
     this.#strip.classList.remove('leaving', 'ending');
     this.#meter.clear();
     byId('clock').textContent = clock(0);
     this.#button.classList.toggle('on', on);
-    this.#button.setAttribute('aria-label', on ? 'Send the recording' : 'Record a question');
+    this.#button.setAttribute('aria-label', t(on ? 'microphone.send' : 'talk.record'));
     showIcon(this.#button, on ? 'send' : 'mic');
     document.body.classList.toggle('recording', on);
   }

@@ -2,13 +2,15 @@
 
 import { byId, element } from './dom.js';
 import { preferences } from './preferences.js';
+import { LANGUAGES, language, nameOfLanguage, t } from './texts.js';
 
-const ROLES = { vad: 'Voice activity detection', asr: 'Speech recognition', llm: 'Language model', tts: 'Speech synthesis' };
+const ROLES = ['vad', 'asr', 'llm', 'tts'];
 
 export class Options {
   #dialog = byId('options');
   #voice = byId('voice');
   #language = byId('language');
+  #pageLanguage = byId('page-language');
 
   /** @param {() => void} onopen  called before it is shown, to update it */
   constructor(onopen) {
@@ -19,10 +21,17 @@ export class Options {
     });
     this.#voice.addEventListener('change', () => { preferences.voice = this.#voice.value; });
     this.#language.addEventListener('change', () => { preferences.language = this.#language.value; });
+    fill(this.#pageLanguage, Object.entries(LANGUAGES), language);
+    this.#pageLanguage.addEventListener('change', () => {
+      preferences.pageLanguage = this.#pageLanguage.value;
+      location.reload();
+    });
     byId('forget-key').addEventListener('click', () => {
       preferences.keepKey('', false);
       this.#showKey();
     });
+    // Enter presses the first submit button of a form, which is not to be this one.
+    byId('key-close').addEventListener('click', () => byId('key').close());
     closeOnBackdrop(this.#dialog);
     this.show({ models: [], voices: [], languages: [] });
   }
@@ -30,18 +39,18 @@ export class Options {
   /** @param {{models: object[], voices: object[], languages: string[]}} known  the response of GET /models */
   show({ models, voices, languages }) {
     const titles = new Map(models.map(({ name, title }) => [name, title]));
-    const named = voices.map(({ name, language }) => [name, titles.get(name) || `${name} (${nameOf(language)})`]);
-    fill(this.#voice, [['', 'Automatic'], ...named], preferences.voice);
-    const spoken = languages.map((code) => [code, nameOf(code)]).sort((a, b) => a[1].localeCompare(b[1]));
-    fill(this.#language, [['', 'Automatic'], ...spoken], preferences.language);
-    const active = Object.keys(ROLES).flatMap((role) => models.filter((model) => model.active && model.role === role));
-    const none = element('li', { class: 'none' }, 'Not known yet: the models are loading, or the engines have no model files.');
+    const named = voices.map(({ name, language }) => [name, titles.get(name) || `${name} (${nameOfLanguage(language)})`]);
+    fill(this.#voice, [['', t('options.automatic')], ...named], preferences.voice);
+    const spoken = languages.map((code) => [code, nameOfLanguage(code)]).sort((a, b) => a[1].localeCompare(b[1]));
+    fill(this.#language, [['', t('options.automatic')], ...spoken], preferences.language);
+    const active = ROLES.flatMap((role) => models.filter((model) => model.active && model.role === role));
+    const none = element('li', { class: 'none' }, t('options.unknown'));
     byId('engines').replaceChildren(...(active.length ? active.map(engine) : [none]));
   }
 
   #showKey() {
     byId('key-row').hidden = !preferences.key;
-    byId('key-kept').textContent = preferences.keyIsRemembered ? 'stored on this device' : 'stored until this tab is closed';
+    byId('key-kept').textContent = t(preferences.keyIsRemembered ? 'key.kept' : 'key.kept_in_tab');
   }
 }
 
@@ -59,9 +68,7 @@ export function askKey(again) {
 
 async function promptForKey(again) {
   const dialog = byId('key');
-  byId('key-words').textContent = again || preferences.key
-    ? 'That key was not accepted. Enter the API key of this box.'
-    : 'The owner of this box set an API key. Enter it to continue.';
+  byId('key-words').textContent = t(again || preferences.key ? 'key.wrong' : 'key.words');
   byId('key-value').value = '';
   byId('key-remember').checked = preferences.keyIsRemembered;
   const result = await showDialog(dialog);
@@ -86,23 +93,18 @@ async function showDialog(dialog) {
 
 function engine({ role, title, name, licence }) {
   const what = element('strong', {}, title || name);
-  return element('li', {}, element('span', {}, ROLES[role]), what, element('small', {}, licence ?? ''));
+  return element('li', {}, element('span', {}, t(`roles.${role}`)), what, element('small', {}, licence ?? ''));
 }
 
 function fill(select, options, chosen) {
   // An earlier choice stays, even while its model is still loading.
   if (chosen && !options.some(([value]) => value === chosen)) options.push([chosen, chosen]);
-  select.replaceChildren(...options.map(([value, words]) => element('option', { value }, words)));
-  select.value = chosen;
-}
-
-function nameOf(code) {
-  try {
-    return new Intl.DisplayNames([navigator.language, 'en'], { type: 'language' }).of(code) ?? code;
-  } catch {
-    // Browsers do not know every language code of the models.
-    return code;
+  const shown = [...select.options].map(({ value, text }) => [value, text]);
+  // Replacing options closes a list that is open, so it happens only for other ones.
+  if (JSON.stringify(shown) !== JSON.stringify(options)) {
+    select.replaceChildren(...options.map(([value, words]) => element('option', { value }, words)));
   }
+  select.value = chosen;
 }
 
 function closeOnBackdrop(dialog) {

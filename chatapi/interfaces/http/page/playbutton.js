@@ -1,23 +1,24 @@
 /** A button that starts and stops playback, and shows its state. */
 
 import { button, icon, showIcon } from './dom.js';
+import { t } from './texts.js';
 
 export class PlayButton {
   #player;
   #chunks;
-  #words;
+  #name;
   #playback = null;
 
   /**
    * @param {import('./player.js').Player} player
    * @param {() => import('./player.js').Chunk[]} chunks
-   * @param {string} words   name of the audio, for example 'the answer'
+   * @param {'answer'|'recording'} name  what the audio is
    * @param {(chunk: import('./player.js').Chunk|null) => void} [onchunk]
    */
-  constructor(player, chunks, words, onchunk = () => {}) {
+  constructor(player, chunks, name, onchunk = () => {}) {
     this.#player = player;
     this.#chunks = chunks;
-    this.#words = words;
+    this.#name = name;
     this.element = button('', () => this.#press(onchunk), { class: 'play' });
     this.element.append(icon('play'));
     this.#show(false);
@@ -38,7 +39,7 @@ export class PlayButton {
 
   #show(playing) {
     showIcon(this.element, playing ? 'stop' : 'play');
-    this.element.setAttribute('aria-label', `${playing ? 'Stop' : 'Play'} ${this.#words}`);
+    this.element.setAttribute('aria-label', t(`talk.${playing ? 'stop' : 'play'}_${this.#name}`));
     this.element.title = this.element.getAttribute('aria-label');
   }
 }

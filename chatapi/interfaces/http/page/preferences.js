@@ -36,8 +36,24 @@ export const preferences = {
   get language() { return read('language'); },
   set language(code) { write('language', code); },
 
+  /** Code of the language of the page; '': that of the browser. */
+  get pageLanguage() { return read('page-language'); },
+  set pageLanguage(code) { write('page-language', code); },
+
   get speak() { return read('speak') !== 'off'; },
   set speak(on) { write('speak', on ? 'on' : 'off'); },
+
+  /** The options of transcriptions, as JSON. */
+  get transcription() { return read('transcription'); },
+  set transcription(json) { write('transcription', json); },
+
+  /** The unfinished uploads, as JSON. */
+  get uploads() { return read('uploads'); },
+  set uploads(json) { write('uploads', json); },
+
+  /** Speed of playback; 1 is that of the recording. */
+  get speed() { return Number(read('speed')) || 1; },
+  set speed(factor) { write('speed', String(factor)); },
 
   get key() { return read('key', 'sessionStorage') || read('key'); },
   get keyIsRemembered() { return read('key') !== ''; },

@@ -2,7 +2,7 @@
 
 /**
  * @param {ReadableStream<Uint8Array>} stream
- * @returns {AsyncGenerator<{name: string, data: string}>}
+ * @returns {AsyncGenerator<{name: string, data: string, id: string}>}  id: '' where the event has none
  */
 export async function* serverSentEvents(stream) {
   const reader = stream.getReader();
@@ -29,11 +29,13 @@ export async function* serverSentEvents(stream) {
 
 function parseEvent(block) {
   let name = 'message';
+  let id = '';
   const data = [];
   for (const line of block.split(/\r\n|\n|\r/)) {
     const [, field, value] = /^([^:]*):? ?(.*)$/s.exec(line);
     if (field === 'event') name = value;
+    else if (field === 'id') id = value;
     else if (field === 'data') data.push(value);
   }
-  return data.length ? { name, data: data.join('\n') } : null;
+  return data.length ? { name, data: data.join('\n'), id } : null;
 }

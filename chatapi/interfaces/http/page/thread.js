@@ -4,6 +4,7 @@ import { Answer } from './answer.js';
 import { byId, element } from './dom.js';
 import { clock } from './durations.js';
 import { PlayButton } from './playbutton.js';
+import { t } from './texts.js';
 import { waveform } from './waveform.js';
 
 /** Distance to the end within which the view follows new content, in CSS pixels. */
@@ -17,13 +18,13 @@ class QuestionView {
 
   constructor(text) {
     this.#text = element('p', { class: 'text' }, text);
-    this.element = element('li', { class: 'message question' }, element('span', { class: 'unseen' }, 'You: '), this.#text);
+    this.element = element('li', { class: 'message question' }, element('span', { class: 'unseen' }, t('talk.you')), this.#text);
   }
 
   /** Shows a recording; its transcript follows. */
   recorded(recording, player) {
     const chunks = [{ ...recording, text: '' }];
-    const play = new PlayButton(player, () => chunks, 'your recording');
+    const play = new PlayButton(player, () => chunks, 'recording');
     const length = element('span', { class: 'length' }, clock(Math.max(1, recording.samples.length / recording.rate)));
     this.element.append(element('div', { class: 'voice' }, play.element, waveform(recording), length));
   }

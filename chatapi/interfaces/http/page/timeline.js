@@ -2,17 +2,10 @@
 
 import { drawing, element, icon } from './dom.js';
 import { spell } from './durations.js';
+import { t } from './texts.js';
 
-/** The timing marks in their usual order, with label and meaning of the time before each. */
-const STAGES = [
-  ['admitted', 'Waited', 'for a free slot on the box'],
-  ['transcript', 'Transcription', 'speech recognition of your question'],
-  ['endpoint', 'Endpointing', 'until your end of turn was certain'],
-  ['first_token', 'Thinking', 'until the first token of the answer'],
-  ['first_sentence', 'Sentence', 'until the first sentence was complete'],
-  ['first_audio', 'Synthesis', 'until first audio'],
-  ['end', 'The rest', 'the remaining text and speech'],
-];
+/** The timing marks in their usual order; `stages` of the dictionaries has label and meaning of the time before each. */
+const STAGES = ['admitted', 'transcript', 'endpoint', 'first_token', 'first_sentence', 'first_audio', 'end'];
 
 /** Shortest stage that is shown, in seconds; an idle box admits in far less. */
 const WORTH_SHOWING = 0.001;
@@ -29,9 +22,10 @@ const WORTH_SHOWING = 0.001;
 /** @returns {Stage[]} */
 export function stages(timings) {
   // Preemptive generation starts before the end of turn is certain, so the order of marks varies.
-  const reached = STAGES.filter(([mark]) => Number.isFinite(timings[mark])).sort(([a], [b]) => timings[a] - timings[b]);
+  const reached = STAGES.filter((mark) => Number.isFinite(timings[mark])).sort((a, b) => timings[a] - timings[b]);
   let from = 0;
-  const all = reached.map(([mark, label, meaning]) => {
+  const all = reached.map((mark) => {
+    const [label, meaning] = t(`stages.${mark}`);
     const until = Math.max(from, timings[mark]);
     const stage = { mark, label, meaning, from, until };
     from = until;
@@ -56,9 +50,9 @@ export function timeline(end, here) {
 function gist({ first_token: token, first_audio: audio, endpoint, spoken, end }) {
   const voice = audio != null;
   // A preemptive response is held back until the end of turn.
-  const first = voice ? `First audio ${spell(Math.max(audio, endpoint ?? 0))}` : token != null ? `First text ${spell(token)}` : '';
-  const complete = end != null ? `complete in ${spell(end)}` : '';
-  const parts = [first, complete, voice && spoken != null ? `${spell(spoken)} long` : ''].filter(Boolean);
+  const first = voice ? t('timeline.first_audio', spell(Math.max(audio, endpoint ?? 0))) : token != null ? t('timeline.first_text', spell(token)) : '';
+  const complete = end != null ? t('timeline.complete', spell(end)) : '';
+  const parts = [first, complete, voice && spoken != null ? t('timeline.long', spell(spoken)) : ''].filter(Boolean);
   return element('span', { class: 'gist' }, ...parts.map((words) => element('span', {}, `${words} `)));
 }
 
@@ -89,14 +83,14 @@ function chart(found, total) {
 function notes({ timings, usage }, here) {
   const parts = [];
   if (timings.audio != null) {
-    const speech = timings.speech_end == null ? '' : `; its speech ends at ${spell(timings.speech_end)}`;
-    parts.push(`Your recording is ${spell(timings.audio)} long${speech}.`);
+    const speechEnd = timings.speech_end == null ? '' : spell(timings.speech_end);
+    parts.push(t('timeline.recording', spell(timings.audio), speechEnd));
   }
-  if (timings.spoken != null) parts.push(`The speech is ${spell(timings.spoken)} long.`);
-  if (usage?.completion_tokens) parts.push(`${usage.completion_tokens} completion tokens.`);
+  if (timings.spoken != null) parts.push(t('timeline.spoken', spell(timings.spoken)));
+  if (usage?.completion_tokens) parts.push(t('timeline.tokens', usage.completion_tokens));
   const local = [];
-  if (here.text != null) local.push(`text after ${spell(here.text)}`);
-  if (here.sound != null) local.push(`audio after ${spell(here.sound)}`);
-  if (local.length) parts.push(`On this device, the network included: ${local.join(', ')}.`);
+  if (here.text != null) local.push(t('timeline.text_after', spell(here.text)));
+  if (here.sound != null) local.push(t('timeline.audio_after', spell(here.sound)));
+  if (local.length) parts.push(t('timeline.here', local.join(', ')));
   return element('p', { class: 'notes' }, parts.join(' '));
 }

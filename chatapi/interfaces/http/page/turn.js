@@ -2,6 +2,7 @@
 
 import { Fault } from './faults.js';
 import { samplesOf } from './player.js';
+import { t } from './texts.js';
 
 /** Time without events before the page shows it, and before it times out, in milliseconds (the box: 120 s). */
 const SLOW = 12_000;
@@ -69,7 +70,7 @@ export class Turn {
     const request = question();
     this.#sent = performance.now();
     this.#here = { text: null, sound: null };
-    this.#answer.phase(request.recording ? 'Transcribing your recording' : 'Thinking');
+    this.#answer.phase(t(request.recording ? 'talk.transcribing' : 'talk.thinking'));
     this.#watch();
     for await (const { name, data } of api.turn(request, this.#controller.signal)) {
       this.#watch();
@@ -138,7 +139,7 @@ export class Turn {
   #handle(name, data) {
     if (name === 'transcript') {
       this.#view.setText(data.text);
-      this.#answer.phase('Thinking');
+      this.#answer.phase(t('talk.thinking'));
     } else if (name === 'delta') {
       this.#here.text ??= this.#elapsed();
       this.#answer.add(data.text);
@@ -168,7 +169,7 @@ export class Turn {
   #watch() {
     this.#unwatch();
     this.#timers.push(
-      setTimeout(() => this.#answer.phase('Still working; you can stop it at any time'), SLOW),
+      setTimeout(() => this.#answer.phase(t('talk.still_working')), SLOW),
       setTimeout(() => this.#controller.abort(new Fault('silent')), STALLED),
     );
   }

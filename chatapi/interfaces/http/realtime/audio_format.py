@@ -22,16 +22,11 @@ Ints = npt.NDArray[np.int16]
 
 def decode_audio(text: str, form: str) -> Samples:
     """Decodes base64 audio, at the format's own rate. Raises BadInput (invalid_audio)."""
-    try:
-        raw = decode_base64(text)
-    except ValueError as error:
-        raise BadInput(f"the audio is not base64: {error}", code="invalid_audio") from None
-    if form != "audio/pcm":
-        table = _ULAW if form == "audio/pcmu" else _ALAW
-        return _floats(table[np.frombuffer(raw, np.uint8)])
-    if len(raw) % 2:
-        raise BadInput(f"16-bit samples have two bytes each; {len(raw)} bytes were sent", code="invalid_audio")
-    return _floats(np.frombuffer(raw, "<i2"))
+    raw = _decoded(text)
+    if form == "audio/pcm" and len(raw) % 2:
+        # Half a sample at the end is inaudible.
+        raw = raw[:-1]
+    return _samples(raw, form)
 
 
 def encode_audio(samples: Samples, form: str) -> str:
@@ -49,10 +44,18 @@ class InputAudioStream:
     def __init__(self, form: str) -> None:
         self.form = form
         self._resampled = Resampled(RATES[form], RATE)
+        self._half = b""
+        """The first byte of a sample whose second one comes with the next chunk."""
 
     def feed(self, text: str) -> Samples:
         """Samples at 16 kHz. Raises BadInput (invalid_audio) and then ignores the whole chunk."""
-        return self._resampled.feed(decode_audio(text, self.form))
+        raw = self._half + _decoded(text)
+        self._half = raw[-1:] if self.form == "audio/pcm" and len(raw) % 2 else b""
+        return self._resampled.feed(_samples(raw[: len(raw) - len(self._half)], self.form))
+
+    def drop_half(self) -> None:
+        """Drops half a sample: the next chunk begins with a whole one."""
+        self._half = b""
 
 
 class OutputAudioStream:
@@ -80,6 +83,20 @@ class OutputAudioStream:
         step = int(DELTA_SECONDS * RATES[self._form])
         for start in range(0, len(samples), step):
             yield encode_audio(samples[start : start + step], self._form)
+
+
+def _decoded(text: str) -> bytes:
+    try:
+        return decode_base64(text)
+    except ValueError as error:
+        raise BadInput(f"the audio is not base64: {error}", code="invalid_audio") from None
+
+
+def _samples(raw: bytes, form: str) -> Samples:
+    if form != "audio/pcm":
+        table = _ULAW if form == "audio/pcmu" else _ALAW
+        return _floats(table[np.frombuffer(raw, np.uint8)])
+    return _floats(np.frombuffer(raw, "<i2"))
 
 
 def _floats(ints: Ints) -> Samples:

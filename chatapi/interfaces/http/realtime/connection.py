@@ -3,42 +3,45 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable
+import logging
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import replace
-from typing import Any, TypeVar
+from functools import partial
+from typing import Any, Protocol, TypeVar
 
 import anyio
 import anyio.lowlevel
 import anyio.to_thread
 from anyio.streams.memory import MemoryObjectReceiveStream
-from starlette.websockets import WebSocket
 
 from chatapi.appliance import Appliance
-from chatapi.audio import RATE
-from chatapi.engines import Sampling, Tool
-from chatapi.errors import BadInput, Busy, ChatapiError, TooLarge, TooSlow, Unprocessable
-from chatapi.events import LiveEvent
-from chatapi.interfaces.http import openai_aliases
+from chatapi.audio import RATE, Samples
+from chatapi.auth import KeyHolder
+from chatapi.errors import BadInput, Busy, ChatapiError, TooLarge, TooSlow
+from chatapi.events import Interrupted, LiveEvent
+from chatapi.interfaces.http.ignored import IgnoredParameters
 from chatapi.interfaces.http.json_body import LARGE
 from chatapi.interfaces.http.problems import fault
-from chatapi.interfaces.http.realtime import client_events, item_documents
+from chatapi.interfaces.http.realtime import client_events, item_documents, session_documents
 from chatapi.interfaces.http.realtime.audio_format import InputAudioStream
+from chatapi.interfaces.http.realtime.client_items import ResponseInput
+from chatapi.interfaces.http.realtime.event_channel import EventChannel, RealtimeClosed
+from chatapi.interfaces.http.realtime.item_audio import transcribe_parts
 from chatapi.interfaces.http.realtime.out_of_band import OutOfBandResponses
 from chatapi.interfaces.http.realtime.response import RealtimeResponse
-from chatapi.interfaces.http.realtime.server_events import ServerEventWriter, effective
+from chatapi.interfaces.http.realtime.server_events import ServerEventWriter
+from chatapi.interfaces.http.realtime.session_config import SessionConfig, effective, with_pcm_output
+from chatapi.interfaces.http.realtime.session_extension import SessionExtension
+from chatapi.interfaces.http.realtime.session_options import options
 from chatapi.services.live import LiveSession as Conversation
-from chatapi.services.live import SessionOptions
-from chatapi.services.live.items import new_id
-from chatapi.text.language_codes import language_code
+from chatapi.services.live.conversation_item import new_id
+
+log = logging.getLogger(__name__)
 
 MAX_QUEUED_EVENTS = 500
 """Most events that wait to be sent to a slow client; then their producer waits."""
 STEP = RATE // 2
 """Samples processed at a time, so that one large event does not block other sessions."""
-ENDPOINTING_FACTORS = {"low": 2.0, "medium": 1.0, "auto": 1.0, "high": 0.5}
-"""Eagerness -> factor on the endpointing delay."""
-
-
 MAX_UNSENT_UPDATES = 8
 """Most `session.updated` events that wait to be sent to a client: each is a large document."""
 
@@ -46,50 +49,18 @@ A = TypeVar("A")
 T = TypeVar("T")
 
 
-class RealtimeClosed(Exception):
-    """The client stalled or disconnected."""
+class OutputAudio(Protocol):
+    """Plays the audio of responses, where it does not leave as events."""
 
+    async def play(self, response_id: str, audio: str) -> None:
+        """Queues base64 audio, PCM at 24 kHz, for a response."""
 
-def options(config: client_events.SessionConfig, appliance: Appliance) -> SessionOptions:
-    """The options of the live session. Raises Unprocessable that names the field."""
-    vad, transcription = config.audio.input.turn_detection, config.audio.input.transcription
-    session_options = SessionOptions(
-        detect=vad is not None,
-        semantic=isinstance(vad, client_events.SemanticVad),
-        answer=vad is not None and vad.create_response,
-        interrupt=vad is not None and vad.interrupt_response,
-        speak=config.output_modalities == ["audio"],
-        partials=transcription is not None,
-        system=config.instructions,
-        voice=openai_aliases.voice(appliance, config.audio.output.voice),
-        speed=config.audio.output.speed,
-        sampling=_sampling(config),
-        language=_language(transcription, appliance),
-        max_tokens=None if config.max_output_tokens == "inf" else config.max_output_tokens,
-    )
-    if isinstance(vad, client_events.ServerVad):
-        idle = None if vad.idle_timeout_ms is None else vad.idle_timeout_ms / 1000
-        return replace(session_options, threshold=vad.threshold, silence_ms=vad.silence_duration_ms, idle_seconds=idle)
-    if vad is None:
-        return session_options
-    return replace(session_options, delay_factor=ENDPOINTING_FACTORS[vad.eagerness])
+    def clear(self, response_id: str | None) -> str | None:
+        """Stops the playback, drops what is queued and further audio of this response; returns the id of the response
+        that was being played."""
 
-
-def _sampling(config: client_events.SessionConfig) -> Sampling:
-    tools = tuple(Tool(each.name, each.description, each.parameters) for each in config.tools)
-    choice = config.tool_choice if isinstance(config.tool_choice, str) else f":{config.tool_choice.name}"
-    return Sampling(tools=tools, tool_choice=choice, parallel=config.parallel_tool_calls is not False)
-
-
-def _language(transcription: client_events.InputTranscription | None, appliance: Appliance) -> str | None:
-    known = appliance.engines.asr.engine.languages
-    language = language_code((transcription.language if transcription else None) or "", known)
-    if language and language not in known:
-        raise Unprocessable(
-            f"language {language!r} is not supported; supported are: {', '.join(known)}", code="unknown_language",
-            details={"param": "session.audio.input.transcription.language"},
-        )  # fmt: skip
-    return language or None
+    async def response_done(self, response_id: str) -> None:
+        """No further audio of this response follows."""
 
 
 class RealtimeConnection:
@@ -97,17 +68,23 @@ class RealtimeConnection:
 
     def __init__(
         self,
-        websocket: WebSocket,
+        channel: EventChannel,
         appliance: Appliance,
         conversation: Conversation,
         events: MemoryObjectReceiveStream[LiveEvent],
-        config: client_events.SessionConfig,
+        config: SessionConfig,
+        output: OutputAudio | None = None,
+        holder: KeyHolder | None = None,
     ) -> None:
-        self._websocket = websocket
+        """`output` plays the audio of responses; None: it is sent as events. `holder`: the client, who may push
+        captions; None: nobody may."""
+        self._channel = channel
+        self._output = output
         self._appliance = appliance
         self._conversation = conversation
         self._events = events
-        self._config = config
+        self._config = config = self._usable(config)
+        self._extension = SessionExtension(appliance, holder)
         self._id = new_id("sess")
         self._items = conversation.items
         self._group = anyio.create_task_group()
@@ -119,8 +96,14 @@ class RealtimeConnection:
         """Samples at 16 kHz since the last turn, when the client ends turns."""
         self._updates = 0
         """`session.updated` events that are not sent yet."""
-        self._handlers: dict[str, Callable[[Any], Awaitable[None]]] = {
+        self._ignored = IgnoredParameters()
+        """Fields of the event that is handled which have no effect."""
+        self._handlers = self._event_handlers()
+
+    def _event_handlers(self) -> dict[str, Callable[[Any], Awaitable[None]]]:
+        return {
             "session.update": self._update,
+            "transcription_session.update": self._update,
             "input_audio_buffer.append": self._append,
             "input_audio_buffer.commit": self._commit,
             "input_audio_buffer.clear": self._clear,
@@ -134,46 +117,67 @@ class RealtimeConnection:
             "chatapi.played": self._played,
         }
 
-    async def run(self) -> None:
-        """Serves the connection. Raises TooSlow when the client is idle for too long, RealtimeClosed."""
+    async def run(self, idle_seconds: float | None) -> None:
+        """Serves the connection until the client disconnects.
+
+        Raises TooSlow when there is no event for `idle_seconds` unless that is None, and RealtimeClosed when the client
+        stalls.
+        """
         async with self._sending, self._to_send, self._group as group:
             group.start_soon(self._write)
             extension = {"chatapi": {"conversation": self._conversation.conversation_state.id}}
             await self.send_event("session.created", session={**self._document(), **extension})
             group.start_soon(self._handle_live_events)
-            await self._read()
+            try:
+                await self._read(idle_seconds)
+            finally:
+                self._extension.close()
             group.cancel_scope.cancel()
 
     async def send_event(self, kind: str, /, **fields: Any) -> None:
         """Queues a server event."""
+        if self._output is not None and kind == "response.output_audio.delta":
+            await self._output.play(fields["response_id"], fields["delta"])
+            return
         await self._sending.send({"type": kind, "event_id": new_id("event"), **fields})
+        if self._output is not None and kind == "response.done":
+            await self._output.response_done(fields["response"]["id"])
+
+    async def feed(self, samples: Samples) -> None:
+        """Processes input audio that does not come as events, 16 kHz mono."""
+        await self._conversation.feed(samples)
 
     async def _write(self) -> None:
         async for event in self._to_send:
-            await send(self._websocket, event, self._appliance.settings.server.send_seconds)
+            await self._channel.send(json.dumps(event))
             self._updates -= event["type"] == "session.updated"
 
     async def _handle_live_events(self) -> None:
         async for event in self._events:
             try:
+                self._extension.follow(event)
                 await self._writer.handle(event)
+                if isinstance(event, Interrupted) and (cleared := self._stop_output(event.response)) is not None:
+                    await self.send_event("output_audio_buffer.cleared", response_id=cleared)
             except ChatapiError as error:
                 await self._send_error(error)
 
-    async def _read(self) -> None:
-        idle = self._appliance.settings.live.idle_seconds
+    async def _read(self, idle_seconds: float | None) -> None:
         while True:
-            message = None
-            with anyio.move_on_after(idle):
-                message = await self._websocket.receive()
-            if message is None:
-                raise TooSlow(f"the session was idle for {idle:g} seconds and is closed", code="session_idle")
-            if message["type"] == "websocket.disconnect":
-                return
-            await self._handle(message.get("text"))
+            with anyio.move_on_after(idle_seconds) as waiting:
+                try:
+                    text = await self._channel.receive()
+                except RealtimeClosed:
+                    return
+            if waiting.cancelled_caught:
+                raise TooSlow(
+                    f"the session was idle for {idle_seconds or 0:g} seconds and is closed", code="session_idle"
+                )
+            await self._handle(text)
 
     async def _handle(self, text: str | None) -> None:
         event_id: str | None = None
+        self._ignored = IgnoredParameters()
         try:
             if text is None:
                 raise BadInput(
@@ -182,10 +186,13 @@ class RealtimeConnection:
             document = await _on_thread(len(text), client_events.parse_json, text)
             if isinstance(client_id := document.get("event_id"), str):
                 event_id = client_id[:512]
-            event = await _on_thread(len(text), client_events.parse_event, document)
+            parse = partial(client_events.parse_event, ignored=self._ignored)
+            event = await _on_thread(len(text), parse, document)
             await self._handlers[event.type](event)
         except ChatapiError as error:
             await self._send_error(error, event_id)
+        if names := self._ignored.text:
+            log.info("ignored parameters: %s", names)
 
     async def _send_error(self, error: ChatapiError, event_id: str | None = None) -> None:
         self._appliance.metrics.errors.labels(error.code).inc()
@@ -196,29 +203,32 @@ class RealtimeConnection:
     async def _update(self, event: client_events.SessionUpdate) -> None:
         if self._updates >= MAX_UNSENT_UPDATES:
             raise Busy("earlier session.updated events are not read yet; read them first", code="updates_waiting")
+        kind = {"type": "transcription"} if event.type.startswith("transcription") else {}
         # The model of a session cannot change.
-        config = self._config.updated({**event.session, "model": self._config.model})
+        change = {**event.session, **kind, "model": self._config.model}
+        config = self._usable(self._config.updated(change, self._ignored))
         detected = self._conversation.options.detect
-        self._conversation.change(options(config, self._appliance))
+        live_options = options(config, self._appliance, before=self._config)
+        await self._extension.apply(config.chatapi)
+        self._conversation.change(replace(live_options, known_speakers=self._extension.known))
         if self._conversation.options.detect and not detected:
             # Audio buffered for a commit must not start a turn.
             await self._clear_input()
         if config.audio.input.format != self._config.audio.input.format:
             self._incoming = InputAudioStream(config.audio.input.format.type)
         self._config = self._writer.config = config
+        document = self._document()
+        if names := self._ignored.text:
+            document["chatapi"] = {**document.get("chatapi", {}), "ignored": names}
         self._updates += 1
-        await self.send_event("session.updated", session=self._document())
+        await self.send_event("session.updated", session=document)
+
+    def _usable(self, config: SessionConfig) -> SessionConfig:
+        """The configuration; audio that is played here has one format, whichever the client wants."""
+        return config if self._output is None else with_pcm_output(config)
 
     def _document(self) -> dict[str, Any]:
-        config = self._config
-        document = config.model_dump(exclude={"audio": {"input": {"format"}, "output": {"format"}}})
-        document["audio"]["input"]["format"] = config.audio.input.format.document()
-        document["audio"]["output"]["format"] = config.audio.output.format.document()
-        if config.instructions is None:
-            document["instructions"] = self._appliance.settings.llm.system_prompt
-        if config.chatapi is None:
-            del document["chatapi"]
-        return {"object": "realtime.session", "id": self._id, **document}
+        return {"id": self._id, **session_documents.document(self._config, self._appliance)}
 
     # Audio
 
@@ -238,6 +248,7 @@ class RealtimeConnection:
 
     async def _commit(self, _: client_events.ClientEvent) -> None:
         self._uncommitted = 0
+        self._incoming.drop_half()
         if not await self._conversation.commit():
             raise BadInput("there is no audio to commit", code="input_audio_buffer_commit_empty")
 
@@ -247,14 +258,21 @@ class RealtimeConnection:
 
     async def _clear_input(self) -> None:
         self._uncommitted = 0
+        self._incoming.drop_half()
         self._conversation.clear()
         await self._writer.input_cleared()
 
     async def _clear_output(self, _: client_events.ClientEvent) -> None:
         self._mark_client_cancelled()
-        await self._writer.cancel_response()
         last = self._writer.last
-        await self.send_event("output_audio_buffer.cleared", response_id=last.id if last is not None else "")
+        response_id = last.id if last is not None else ""
+        cleared = self._stop_output(response_id)
+        await self._writer.cancel_response()
+        await self.send_event("output_audio_buffer.cleared", response_id=cleared or response_id)
+
+    def _stop_output(self, response_id: str) -> str | None:
+        """Stops the playback here; returns the id of the response that was being played."""
+        return self._output.clear(response_id) if self._output is not None else None
 
     async def _played(self, event: client_events.Played) -> None:
         last = self._writer.last
@@ -264,6 +282,8 @@ class RealtimeConnection:
     # Items
 
     async def _create(self, event: client_events.ItemCreate) -> None:
+        self._require_conversation("items")
+        await self._transcribe([event.item])
         item = item_documents.parse(event.item)
         before = await self._items.create(item, event.previous_item_id)
         await self.send_event("conversation.item.added", previous_item_id=before, item=item_documents.document(item))
@@ -288,8 +308,11 @@ class RealtimeConnection:
     # Responses
 
     async def _respond(self, event: client_events.ResponseCreate) -> None:
-        writer, config = self._writer, effective(self._config, event.response)
-        response_options = options(config, self._appliance)
+        self._require_conversation("responses")
+        writer, config = self._writer, self._usable(effective(self._config, event.response))
+        tools_follow = event.response.tool_choice is None
+        response_options = options(config, self._appliance, tools_follow, before=self._config)
+        await self._transcribe(event.response.input or ())
         if event.response.conversation == "none":
             response = RealtimeResponse(self.send_event, None, config, None, event.response.metadata)
             await self._out_of_band.start(response, event.response, response_options)
@@ -314,6 +337,18 @@ class RealtimeConnection:
         self._mark_client_cancelled()
         await self._writer.cancel_response()
 
+    def _require_conversation(self, what: str) -> None:
+        """Raises BadInput in a session that only transcribes."""
+        if self._config.transcribes_only:
+            raise BadInput(
+                f"a transcription session has no {what}; connect without intent=transcription", code="invalid_event"
+            )
+
+    async def _transcribe(self, items: Iterable[ResponseInput]) -> None:
+        """Transcribes the audio of items."""
+        found, form = self._conversation.options, self._config.audio.input.format.type
+        await transcribe_parts(self._appliance, items, form, found.language, found.transcription)
+
     def _mark_client_cancelled(self) -> None:
         if self._writer.response is not None:
             self._writer.response.reason = "client_cancelled"
@@ -324,11 +359,3 @@ async def _on_thread(size: int, function: Callable[[A], T], argument: A) -> T:
     if size < LARGE:
         return function(argument)
     return await anyio.to_thread.run_sync(function, argument)
-
-
-async def send(websocket: WebSocket, event: dict[str, Any], seconds: float) -> None:
-    """Sends an event. Raises RealtimeClosed when the client does not receive it in time."""
-    with anyio.move_on_after(seconds):
-        await websocket.send({"type": "websocket.send", "text": json.dumps(event)})
-        return
-    raise RealtimeClosed

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from chatapi.errors import BadInput, Unprocessable
 from chatapi.events import ToolCall
-from chatapi.interfaces.http.realtime.client_events import FunctionCallItem, FunctionOutputItem, MessageItem
-from chatapi.services.live.items import CallItem, Item, new_id
+from chatapi.interfaces.http.realtime.client_items import ClientItem, Content, FunctionCallItem, FunctionOutputItem
+from chatapi.services.live.conversation_item import CallItem, Item, new_id
 
-KINDS = {"user": "input_text", "system": "input_text", "assistant": "output_text"}
+SPOKEN = {"user": "input_audio", "assistant": "output_audio"}
+"""Role -> kind of an item with audio; other roles have only text."""
+WRITTEN = {"user": "input_text", "system": "input_text", "assistant": "output_text"}
 
 
 def document(item: Item, empty: bool = False) -> dict[str, Any]:
@@ -34,17 +35,17 @@ def _call_document(item: CallItem, empty: bool) -> dict[str, Any]:
     return {**call, "name": item.call.name, "arguments": "" if empty else item.call.arguments}
 
 
-def parse(message: MessageItem | FunctionCallItem | FunctionOutputItem) -> Item:
-    """The item for a client's description. Raises BadInput, Unprocessable."""
+def parse(message: ClientItem) -> Item:
+    """The item for a client's description, whose audio has transcripts."""
     item_id = message.id or new_id("item")
     if isinstance(message, FunctionCallItem):
         return CallItem("", message.type, id=item_id, call=ToolCall(message.call_id, message.name, message.arguments))
     if isinstance(message, FunctionOutputItem):
         return CallItem("", message.type, id=item_id, call=ToolCall(message.call_id, "", ""), output=message.output)
-    kind = KINDS[message.role]
-    if any(content.type != kind for content in message.content):
-        raise Unprocessable(f"the content of a {message.role} item must be {kind}", details={"param": "item.content"})
-    text = "\n".join(content.text for content in message.content).strip()
-    if not text:
-        raise BadInput("the item has no text", code="empty_item")
-    return Item(message.role, kind, text, item_id)
+    text = "\n".join(filter(None, (_text(content) for content in message.content))).strip()
+    spoken = message.role in SPOKEN and any(content.type.endswith("audio") for content in message.content)
+    return Item(message.role, (SPOKEN if spoken else WRITTEN)[message.role], text, item_id)
+
+
+def _text(content: Content) -> str:
+    return content.transcript if content.type.endswith("audio") else content.text

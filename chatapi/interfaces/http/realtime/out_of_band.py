@@ -8,13 +8,14 @@ import anyio
 from anyio.abc import TaskGroup, TaskStatus
 
 from chatapi.errors import Busy, ChatapiError
-from chatapi.events import Event, Speech, TextDelta, ToolCalls, TurnEnded
+from chatapi.events import Event, Speech, TextDelta, TextWithdrawn, ToolCalls, TurnEnded
 from chatapi.interfaces.http.realtime import item_documents
-from chatapi.interfaces.http.realtime.client_events import ItemReference, ResponseConfig, ResponseInput
+from chatapi.interfaces.http.realtime.client_items import ItemReference, ResponseInput
 from chatapi.interfaces.http.realtime.response import RealtimeResponse
+from chatapi.interfaces.http.realtime.session_config import ResponseConfig
 from chatapi.services.live import LiveSession, SessionOptions
+from chatapi.services.live.conversation_item import Item
 from chatapi.services.live.item_prompt import out_of_band_prompt
-from chatapi.services.live.items import Item
 from chatapi.services.turns.chat_completion import ChatCompletions, ChatMessage, ChatTurn
 
 MOST = 8
@@ -37,7 +38,8 @@ class OutOfBandResponses:
                        code="too_many_responses", retry_after=1)  # fmt: skip
         turn = ChatTurn(
             tuple(self._messages(request, options)), options.speak, options.voice, max_tokens=options.max_tokens,
-            sampling=options.sampling, speed=options.speed,
+            temperature=options.temperature, sampling=options.sampling, speed=options.speed,
+            reads_aloud=options.reads_aloud,
         )  # fmt: skip
         try:
             await self._group.start(self._run, response, turn)
@@ -73,6 +75,8 @@ class OutOfBandResponses:
             async for event in events:
                 if isinstance(event, TextDelta):
                     await response.add_text(event)
+                elif isinstance(event, TextWithdrawn):
+                    response.withdraw_text()
                 elif isinstance(event, Speech):
                     await response.add_speech(event)
                 elif isinstance(event, ToolCalls):

@@ -9,10 +9,11 @@ from chatapi.errors import ChatapiError
 from chatapi.events import Speech, TextDelta, ToolCall, ToolCalls, TurnEnded, TurnTimings
 from chatapi.interfaces.http.problems import fault
 from chatapi.interfaces.http.realtime.audio_format import OutputAudioStream
-from chatapi.interfaces.http.realtime.client_events import SessionConfig
 from chatapi.interfaces.http.realtime.item_documents import document
+from chatapi.interfaces.http.realtime.session_config import SessionConfig
 from chatapi.services.live.answer import Answer
-from chatapi.services.live.items import CallItem, ConversationItems, Item, new_id
+from chatapi.services.live.conversation_item import CallItem, Item, new_id
+from chatapi.services.live.items import ConversationItems
 
 STATUS = {"stop": "completed", "length": "incomplete", "failed": "failed"}
 """Finish reason of the turn -> status of the response."""
@@ -67,6 +68,11 @@ class RealtimeResponse:
         self._message.text = (self._message.text or "") + delta.text
         name = "output_audio_transcript" if self._spoken else "output_text"
         await self._send_event(f"response.{name}.delta", **self._part_fields(delta=delta.text))
+
+    def withdraw_text(self) -> None:
+        """Removes the text so far from the response; its deltas were sent."""
+        self._message.text = ""
+        self._message.playback.withdraw()
 
     async def add_speech(self, speech: Speech) -> None:
         await self._open_message()

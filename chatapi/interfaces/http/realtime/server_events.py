@@ -16,18 +16,17 @@ from chatapi.events import (
     SpeechStarted,
     SpeechStopped,
     TextDelta,
+    TextWithdrawn,
     ToolCalls,
     Transcript,
     TurnEnded,
 )
 from chatapi.interfaces.http.problems import fault
-from chatapi.interfaces.http.realtime.client_events import ResponseConfig, SessionConfig
 from chatapi.interfaces.http.realtime.item_documents import document
 from chatapi.interfaces.http.realtime.response import RealtimeResponse, SendEvent
+from chatapi.interfaces.http.realtime.session_config import LOGPROBS, ResponseConfig, SessionConfig, effective
 from chatapi.services.live import LiveSession as Conversation
-from chatapi.services.live.items import Item
-
-TOOLS = ("tools", "tool_choice", "parallel_tool_calls")
+from chatapi.services.live.conversation_item import Item, new_id
 
 
 class InputAudioState:
@@ -51,11 +50,20 @@ class InputAudioState:
         self._last_partial = words
         await self._delta(" ".join(words[:agreed]))
 
-    async def final(self, transcript: Transcript) -> None:
-        """Sends the final transcript."""
+    async def final(self, transcript: Transcript, logprobs: bool) -> None:
+        """Sends the final transcript; `logprobs`: with its tokens."""
         await self._delta(transcript.text)
         usage = {"type": "duration", "seconds": round(max(0.0, transcript.end - transcript.start), 3)}
-        await self._send_transcription_event("completed", transcript=transcript.text, usage=usage)
+        tokens = [{"token": each.text, "logprob": each.logprob, "bytes": list(each.raw)} for each in transcript.tokens]
+        more = {"logprobs": tokens} if logprobs else {}
+        await self._send_transcription_event("completed", transcript=transcript.text, usage=usage, **more)
+
+    async def segment(self, transcript: Transcript) -> None:
+        """Sends who spoke, in the form of OpenAI's diarized transcripts."""
+        await self._send_transcription_event(
+            "segment", id=new_id("seg"), text=transcript.text, speaker=transcript.speaker,
+            start=round(transcript.start, 3), end=round(transcript.end, 3),
+        )  # fmt: skip
 
     async def failed(self, error: ChatapiError) -> None:
         await self._send_transcription_event("failed", error=fault(error))
@@ -94,6 +102,7 @@ class ServerEventWriter:
             Resumed: self._resumed,
             ResponseStarted: self._response_started,
             TextDelta: self._text,
+            TextWithdrawn: self._text_withdrawn,
             ToolCalls: self._tool_calls,
             Speech: self._speech,
             Interrupted: self._interrupted,
@@ -185,7 +194,9 @@ class ServerEventWriter:
             return
         utterance.item.text = event.text
         if transcribed:
-            await utterance.final(event)
+            await utterance.final(event, LOGPROBS in (self.config.include or ()))
+            if event.speaker:
+                await utterance.segment(event)
         self._input = InputAudioState(self._send_event)
 
     async def _resumed(self, _: Resumed) -> None:
@@ -211,6 +222,10 @@ class ServerEventWriter:
     async def _text(self, event: TextDelta) -> None:
         if self.response is not None and self.response.id == event.response:
             await self.response.add_text(event)
+
+    async def _text_withdrawn(self, event: TextWithdrawn) -> None:
+        if self.response is not None and self.response.id == event.response:
+            self.response.withdraw_text()
 
     async def _tool_calls(self, event: ToolCalls) -> None:
         if self.response is not None and self.response.id == event.response:
@@ -251,17 +266,3 @@ class ServerEventWriter:
             self.response.error = event.error
         else:
             self._input.fault = event.error
-
-
-def effective(config: SessionConfig, request: ResponseConfig) -> SessionConfig:
-    """The session's configuration with the options of one response."""
-    output = config.audio.output.model_copy()
-    if request.audio.output.format is not None:
-        output.format = request.audio.output.format
-    if request.audio.output.voice is not None:
-        output.voice = request.audio.output.voice
-    changed: dict[str, Any] = {"audio": config.audio.model_copy(update={"output": output})}
-    for name in ("instructions", "max_output_tokens", "output_modalities", *TOOLS):
-        if (value := getattr(request, name)) is not None:
-            changed[name] = value
-    return config.model_copy(update=changed)

@@ -79,6 +79,21 @@ def _without_year(day_first: bool) -> Callable[[re.Match[str]], str]:
     return place
 
 
+def _range(day_first: bool) -> Callable[[re.Match[str]], str]:
+    """6/1-11/30, where no fraction is meant: 1/2-3/4."""
+
+    def place(found: re.Match[str]) -> str:
+        pairs = [(int(found[1]), int(found[2])), (int(found[3]), int(found[4]))]
+        if all(above < below and below in _DENOMINATORS for above, below in pairs):
+            return found[0]
+        dates = [(first, second) if day_first or first > 12 else (second, first) for first, second in pairs]
+        if not all(1 <= month <= 12 and 1 <= day <= 31 for day, month in dates):
+            return found[0]
+        return " to ".join(f"{_MONTHS[month - 1]} {ordinal(day)}" for day, month in dates)
+
+    return place
+
+
 def _full_month(short: str) -> str:
     return next(month for month in _MONTHS if month.startswith(short[:3]))
 
@@ -126,6 +141,7 @@ def _short_year(found: re.Match[str]) -> str:
     return f"{found[1]} {year(full_year(found[2]))}"
 
 
+_DENOMINATORS = (2, 3, 4, 5, 6, 8, 10, 16, 32)
 _FULL_MONTH = any_of(_MONTHS)
 _THEN_A_TIME = r"(,? (?=\d{1,2}:\d\d))?"
 _NO_SEASON = r"(?! (?:season|school|campaign|academic|budget|winter)\b)"
@@ -181,6 +197,7 @@ def _numeric_rules(day_first: bool) -> tuple[Rule, ...]:
             rf"(\d(?:st|nd|rd|th) (?:to|and|or|through) )(\d{{1,2}})/(\d{{1,2}})(?![\w/]){_NO_FRACTION}",
             _without_year(day_first),
         ),
+        (r"(?<![\w/.-])(\d{1,2})/(\d{1,2}) ?[-–] ?(\d{1,2})/(\d{1,2})(?![\w/]|[.-]\d)", _range(day_first)),
         (r"\b24/7/365\b", "24 7 365"),
     )
 
@@ -204,7 +221,7 @@ def _years(found: re.Match[str]) -> str:
 
 _YEARS = compiled(
     (
-        (r"\b(FY) ?(20\d\d)\b", lambda found: f"{found[1]} {year(int(found[2]))}"),
+        (r"\b(FY) ?(20\d\d)\b", lambda found: f"fiscal year {year(int(found[2]))}"),
         (
             r"(\b[A-Za-z]{1,9},? [\"“]?|\b[QH][1-4],? |\b\d{1,2}(?:st|nd|rd|th),? )?(?<![\w.,$-])((?:1\d|20)\d\d)"
             r"(?!\w|[.,:]\d|[-/]\d| by \d)",

@@ -42,6 +42,7 @@ _NO_LENGTH = r"(?![²³/]|\.\d| (?:of|deep|tall|wide|high|turn)|, (?:turn|keep|e
 _NO_ADJECTIVE = r"(?!['’-]| (?:animat|game|art|graphics|image|array|plot|model|space|print|map|shape))"
 
 
+_TIMERS = re.compile(r"\btimers?\b[^.!?]{0,50}$", re.IGNORECASE)
 _NUMBERED = re.compile(
     r"\b(?:(?:sub)?section|part|item|figure|fig\.|clause|article|step|table|chapter|room|gate|unit|apt\.?|seat|question|"
     r"paragraph|exercise|number|no\.)s? $",
@@ -95,6 +96,12 @@ def _minutes(found: re.Match[str]) -> str:
     return before + (f"{found[1]} minute" if not before and describes(found) else counted(found[1], "minute"))
 
 
+def _listed(found: re.Match[str]) -> str:
+    """Timers: 5m, 10m and 1h."""
+    before = found.string[max(0, found.start() - 60) : found.start()]
+    return counted(found[1], "minute") if _TIMERS.search(before) else found[0]
+
+
 def _days(found: re.Match[str]) -> str:
     """2d, but not section 2d."""
     before = found.string[max(0, found.start() - 16) : found.start()]
@@ -116,6 +123,7 @@ _DURATIONS: tuple[Rule, ...] = (
     (rf"{_BEFORE_MINUTES} (\d{{1,4}}) ?m\b{_NO_LENGTH}", _minutes),
     (rf"\bin (\d{{1,2}})m\b{_NO_LENGTH}", _minutes),
     (rf"(?<![\w.,$€£-])(\d{{1,4}}) ?m(?={_AFTER_MINUTES})", _minutes),
+    (r"(?<![\w.,$€£-])(\d{1,3})m(?=[,.!?]?(?: |$))(?![.]\d)", _listed),
     (rf"(?<![\w.,$€£-])(\d{{1,4}})d\b{_NO_ADJECTIVE}", _days),
 )
 _COMPILED = compiled(_DURATIONS)

@@ -30,11 +30,17 @@ _MEASURED = (
 )
 """What follows "in" where it means inches."""
 _NUMBERED = re.compile(r"\b(?:section|room|unit|gate|seat|exit|apartment|apt\.?|no\.|number) $", re.IGNORECASE)
+_HUNDREDS = re.compile(r"[1-9]\d00|10000")
+_LIT = re.compile(
+    r"\b(?:colou?rs?|temp(?:erature)?|whites?|lights?|lamps?|bulbs?|warm|cool|LEDs?|lit)\b", re.IGNORECASE
+)
+"""Before 2700K, which is the color of a light then."""
 _CAPITAL = re.compile(r" [A-Z][a-z]")
 _NO_PLACE = r"(?<!Room )(?<!Seat )(?<!Gate )(?<!Unit )(?<!Size )(?<!Row )"
 _DIRECTIONS = {"N": "north", "E": "east", "S": "south", "W": "west"}
 _BLOWS_FROM = re.compile(
-    r"\b(?:from(?: the)?|per (?:hour|second)|knots|winds?:?|gusts?:?|heading|out of the|to the)\s$", re.IGNORECASE
+    r"\b(?:from(?: the)?|per (?:hour|second)|miles?|kilometers?|knots|winds?:?|gusts?:?|heading|out of the|to the)\s$",
+    re.IGNORECASE,
 )
 _BLOWS = re.compile(r" (?:winds?|breeze|gusts?)\b")
 
@@ -51,11 +57,11 @@ def _unit(found: re.Match[str]) -> str:
 
 def _spaced(found: re.Match[str], number: str, gap: str, unit: str) -> bool:
     """Whether a capital after a number is its unit: 5 A, but not 5A, section 5 A or 5 A Street."""
+    before = found.string[max(0, found.start() - 40) : found.start()]
     if not gap and (unit == "N" or not _DECIMAL.search(number)):
-        return False
+        return unit == "K" and _HUNDREDS.fullmatch(number) is not None and _LIT.search(before) is not None
     if unit == "K":
         return _DECIMAL.search(number) is not None or len(number) > 2
-    before = found.string[max(0, found.start() - 16) : found.start()]
     return not (_NUMBERED.search(before) or _CAPITAL.match(found.string, found.end()))
 
 
@@ -97,7 +103,7 @@ _RULES: tuple[Rule, ...] = (
     (r"(?<![\w.,])(\d{1,3}) ?ft\.?,? (\d{1,2}) ?in\b\.?(?! (?:the|a|an)\b)", _feet),
     (r"(?<![\w.,])(\d{1,4})['′] ?[x×] ?(\d{1,4})['′](?!\w)", r"\1 by \2 feet"),
     (r"(?<![\w.,])(\d{1,2})['′] ?(\d{1,2})(?:\"|”|''|″|′′)", r"\1 foot \2"),
-    (rf"(?<![\w.,])({AMOUNT})(-| )?[iI]n(?:\.(?!\w)|(?= (?:{_MEASURED})\b|[,;!?]|$| [×x] )|(?=-))", _inches),
+    (rf"(?<![\w.,])({AMOUNT})(-| )?[iI]n(?:\.(?!\w)|(?= (?:{_MEASURED})\b|[,;!?]|$| [×x] )|(?=-(?!\d)))", _inches),
     (rf"(?<![\w.,])({_FRACTION})( |-)in\b(?! (?:the|an?|my|this|each|every|all|that|his|her|\d))", _inches),
     (rf"(?<![\w.,])({AMOUNT})( )?[\"″”](?!\w)", _inch_mark),
     (rf"(?<![\w.,:]){_NO_PLACE}(-?(?!0\d)\d{{1,3}}(?:\.\d)?) ?([CF])(?![\w#'’+/:-]|\.\w| of\b)", _degrees),

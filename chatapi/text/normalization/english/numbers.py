@@ -111,8 +111,8 @@ def plural(name: str) -> str:
 
 _ODD = {"foot": "feet", "square foot": "square feet", "cubic foot": "cubic feet", "inch": "inches",
         "square inch": "square inches", "cubic inch": "cubic inches", "inch| of mercury": "inches of mercury",
-        "part| per million": "parts per million", "lux": "lux"}  # fmt: skip
-_SAME = ("hertz", "percent", "kelvin", "siemens", "lux", "per mille", "bar")
+        "part| per million": "parts per million", "lux": "lux", "bar": "bar"}  # fmt: skip
+_SAME = ("hertz", "percent", "kelvin", "siemens", "lux", "per mille")
 
 
 def describes(found: re.Match[str]) -> bool:

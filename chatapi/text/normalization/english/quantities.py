@@ -6,7 +6,7 @@ import re
 import unicodedata
 
 from chatapi.text.normalization.english.measures import measures_written_out
-from chatapi.text.normalization.english.numbers import NUMBER, Rule, applied, compiled
+from chatapi.text.normalization.english.numbers import NUMBER, Rule, applied, below_hundred, compiled
 
 _FRACTIONS = {"½", "⅓", "⅔", "¼", "¾", "⅕", "⅖", "⅗", "⅘", "⅙", "⅚", "⅐", "⅛", "⅜", "⅝", "⅞", "⅑", "⅒"}
 _GLYPHS = str.maketrans({
@@ -19,7 +19,7 @@ _PARTS = {2: "half", 3: "third", 4: "quarter", 5: "fifth", 6: "sixth", 7: "seven
           12: "twelfth", 16: "sixteenth", 32: "thirty-second", 64: "sixty-fourth"}  # fmt: skip
 """Denominators that are read as parts; 7/10 is seven out of ten."""
 _COUNTS = ["", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
-_SCALES = {"k": "thousand", "M": "million"}
+_SCALES = {"k": "thousand", "M": "million", "mn": "million", "bn": "billion", "tn": "trillion"}
 _STANDARD = re.compile(r"\b[A-Z]{2,8} $")
 """Before a number such as 639-1, of ISO."""
 _UNITS_WITH_A_COMMA = r"kg|km|cm|mm|°|%|g\b|l\b|L\b|m\b|kW|W\b|V\b|A\b|h\b"
@@ -54,10 +54,15 @@ def _fraction(found: re.Match[str]) -> str:
 
 def _scaled(found: re.Match[str]) -> str:
     """10k followers: 10 thousand; 5k run stays."""
-    return f"{found[1]} {_SCALES[found[2]]}"
+    return f"{found[1]} {_SCALES[found[2] or found[3]]}"
 
 
 _PLAIN: tuple[Rule, ...] = (
+    (
+        r"(?<=\bby )(\d{1,3}) ?bps\b"
+        r"|(?<![\w.,])(\d{1,3})[ -]?bps(?= (?:cuts?|hikes?|rises?|increases?|moves?|points?)\b)",
+        lambda found: f"{found[1] or found[2]} basis point{'s' if found[1] else ''}",
+    ),
     (r"(?<=[\w)])⁻?[⁰¹⁴⁵⁶⁷⁸⁹][⁰¹²³⁴⁵⁶⁷⁸⁹]{0,3}|(?<=[\w)])⁻[²³]|(?<=\d)[²³][⁰¹²³⁴⁵⁶⁷⁸⁹]{0,3}", _raised),
     (r"(?<![\w.])(\d{1,9}(?:\.\d{1,9})?)[eE]\+?(-?\d{1,3})(?!\w|\.\d)", r"\1 × 10^\2"),
     # A decimal comma; 1,2,3 and 1, 2 are lists.
@@ -74,18 +79,26 @@ _RANGES: tuple[Rule, ...] = (
 )
 _REST: tuple[Rule, ...] = (
     (
-        r"(?<![\w.,])(\d{1,4}(?:\.\d{1,2})?)([kM])\b"
-        r"(?= (?!(?:runs?|races?|resolution|tv|video|monitor|display|in|is|and|or|on|for|at)\b)[a-z]{3,})",
+        r"(?<![\w.,])(\d{1,4}(?:\.\d{1,2})?)(?:([kM])\b"
+        r"(?= (?!(?:runs?|races?|resolution|tv|video|monitor|display|in|is|and|or|on|for|at)\b)[a-z]{3,})"
+        r"|(mn|bn|tn)\b)",
         _scaled,
     ),
     (r"(?<![\w/.,])(\d{1,2}\.\d) ?/ ?(5|10|100)(?![\w/]|[.,]\d)", r"\1 out of \2"),
+    (
+        r"(?<![\w/.,])(\d{1,5}(?:\.\d{1,2})?) ?/ ?(\d{1,5}(?:\.\d{1,2})?)(?= (?:kilo|mega|giga|tera)bytes?\b)",
+        r"\1 of \2",
+    ),
     (r"(?<=\d) / (?=\d[\d.,]{0,9} ?=)", " divided by "),
     (r"(?<=\w) / (?=[a-z]\b)", " over "),
     (r"(?<=[\w%]) / (?=\w)", ", "),
     (r"\bf/(?=\d)", "f "),
     (r"(?<![\w/.,])(\d{1,3} {1,3})?(\d{1,3})/(\d{1,3})(?![\w/]|[.,]\d)", _fraction),
+    (r"(?<=\d) ?x ?(?=\d{1,9} ?=)", " times "),
     (r"(?<=\d)(?<!\b0) ?x ?(?=\d)", " by "),
+    (r"(?<![\w.,:])(\d{1,2})-?ish\b", lambda found: f"{below_hundred(int(found[1]))}-ish"),
     (r"(?<=\d)[x×](?!\w| ?[-+=*/^²³)])", " times"),
+    (r"(?<= percent) RH\b", " relative humidity"),
     (r"%", " percent"),
     (r"‰", " per mille"),
     # espeak-ng drops some of the signs.

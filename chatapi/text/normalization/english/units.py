@@ -22,6 +22,7 @@ UNITS = {
     "km/h": "kilometer| per hour", "kmh": "kilometer| per hour", "kph": "kilometer| per hour",
     "mph": "mile| per hour", "kn": "knot", "kt": "knot", "kts": "knot", "rpm": "revolution| per minute",
     "fps": "frame| per second", "bpm": "beat| per minute", "mpg": "mile| per gallon",
+    "gpm": "gallon| per minute", "gph": "gallon| per hour", "lpm": "liter| per minute", "pts": "point",
     "psi": "pound| per square inch", "dpi": "dot| per inch", "ppi": "pixel| per inch", "ppm": "part| per million",
     "ppb": "part| per billion",
     "kB": "kilobyte", "KB": "kilobyte", "MB": "megabyte", "GB": "gigabyte", "TB": "terabyte",

@@ -13,7 +13,8 @@ _ABBREVIATIONS = {
     "cf.": "compare", "approx.": "approximately", "ca.": "circa", "a.k.a.": "also known as", "w/o": "without",
     "w/": "with", "Ph.D.": "PhD", "dept.": "department", "Dept.": "Department", "govt.": "government",
     "incl.": "including", "CO2": "C O 2", "EV": "E V", "EVs": "E Vs",
-    "ETA": "E T A", "PIN": "pin", "PINs": "pins", "IoT": "I O T", "RAM": "ram", "NAS": "nass",
+    "ETA": "E T A", "PIN": "pin", "PINs": "pins", "IoT": "I O T", "RAM": "ram", "NAS": "nass", "YoY": "year over year",
+    "QoQ": "quarter over quarter", "MoM": "month over month",
 }  # fmt: skip
 """Abbreviations that are expanded everywhere."""
 _BEFORE_A_NAME = {

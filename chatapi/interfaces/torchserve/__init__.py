@@ -1,0 +1,1 @@
+"""TorchServe's HTTP and gRPC interfaces, so that its clients work with the box unchanged."""

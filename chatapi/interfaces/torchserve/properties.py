@@ -1,0 +1,137 @@
+"""TorchServe's config.properties: the properties that the box has a setting for."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from chatapi.errors import SettingsError, describe_validation_error
+from chatapi.interfaces.torchserve.served_model import ALL
+from chatapi.settings import TorchServeSettings
+
+log = logging.getLogger(__name__)
+
+MOST_BYTES = 1 << 20
+"""Largest file, in bytes."""
+ADDRESS = re.compile(r"(?:(https?|unix|grpc)://?)?(\[[0-9a-fA-F:]+\]|[^:/\s]+)(?::(\d{1,5}))?/?")
+ADDRESSES = {
+    "inference_address": "inference_port",
+    "management_address": "management_port",
+    "metrics_address": "metrics_port",
+    "grpc_inference_address": "",
+    "grpc_management_address": "",
+}
+"""Property with an address -> the setting of its port."""
+VALUES = {
+    "grpc_inference_port": "grpc_inference_port",
+    "grpc_management_port": "grpc_management_port",
+    "model_store": "model_store",
+    "job_queue_size": "queue",
+    "default_workers_per_model": "workers",
+    "default_response_timeout": "response_seconds",
+    "max_request_size": "request_bytes",
+    "max_response_size": "response_bytes",
+    "enable_model_api": "model_api",
+    "token_expiration_min": "token_minutes",
+}
+"""Property -> the setting that takes its value."""
+REJECTED = {
+    "keystore": "TorchServe's ports have no TLS here; put a reverse proxy in front of them",
+    "private_key_file": "TorchServe's ports have no TLS here; put a reverse proxy in front of them",
+    "cors_allowed_origin": "server.cors_origins names the pages that may call the box",
+    "plugins_path": "plug-ins of TorchServe cannot run; chatapi has plug-ins of its own",
+}
+"""Property that would change what clients get -> what to do instead."""
+
+
+def effective(table: TorchServeSettings) -> TorchServeSettings:
+    """The settings with the values of config.properties where they have their defaults.
+
+    Raises SettingsError naming the file and the property.
+    """
+    if table.config is None:
+        return table
+    file, defaults = table.config, TorchServeSettings.model_fields
+    stated = _settings(_read(file), file)
+    found = {name: value for name, value in stated.items() if getattr(table, name) == defaults[name].default}
+    try:
+        return TorchServeSettings.model_validate({**table.model_dump(), **found})
+    except ValidationError as error:
+        faults = error.errors(include_url=False, include_input=False)
+        text = "; ".join(f"torchserve.{each['loc'][0]} {describe_validation_error(each)}" for each in faults)
+        raise SettingsError(f"{file}: {text}") from None
+
+
+def _settings(properties: Mapping[str, str], file: Path) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    ignored = []
+    for name, value in properties.items():
+        if name in REJECTED:
+            raise SettingsError(f"{file}: {name} is not supported; {REJECTED[name]}")
+        if name in ADDRESSES:
+            found |= _address(name, value, file)
+        elif name in VALUES:
+            found[VALUES[name]] = value
+        elif name == "disable_token_authorization":
+            found["tokens"] = value.lower() != "true"
+        elif name in ("load_models", "models"):
+            found["models"] = (*found.get("models", ()), *_models(name, value, file))
+        else:
+            ignored.append(name)
+    if ignored:
+        log.info("properties of %s without an effect here: %s", file, ", ".join(ignored))
+    return {name: value for name, value in found.items() if value != ()}
+
+
+def _address(name: str, value: str, file: Path) -> dict[str, Any]:
+    match = ADDRESS.fullmatch(value.strip())
+    if match is None or match[1] in ("https", "unix"):
+        raise SettingsError(f"{file}: {name} is {value!r}; it must be http://HOST:PORT")
+    port = {ADDRESSES[name]: int(match[3])} if match[3] and ADDRESSES[name] else {}
+    return {"host": match[2].strip("[]"), **port}
+
+
+def _models(name: str, value: str, file: Path) -> tuple[str, ...]:
+    """The models to register at the start, as the setting has them."""
+    if name == "load_models":
+        entries = [each.strip() for each in value.split(",") if each.strip() not in ("", "standalone", "none")]
+        return tuple(ALL if each == ALL else _entry(*each.partition("=")[::2]) for each in entries)
+    try:
+        tree = json.loads(value)
+        names = [str(each) for each in tree]
+    except (ValueError, TypeError):
+        raise SettingsError(f"{file}: models is not a JSON object") from None
+    return tuple(f"{each}=default" for each in names)
+
+
+def _entry(name: str, archive: str) -> str:
+    """A model of the start: its name, and the model that the archive's name stands for."""
+    stem = Path(archive or name).name.removesuffix(".mar")
+    return f"{name.removesuffix('.mar')}={stem}"
+
+
+def _read(file: Path) -> dict[str, str]:
+    """The properties of a file in Java's form. Raises SettingsError."""
+    try:
+        with file.open(encoding="utf-8") as opened:
+            text = opened.read(MOST_BYTES + 1)
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"torchserve.config cannot be read: {error}") from error
+    if len(text) > MOST_BYTES:
+        raise SettingsError(f"{file} has more than {MOST_BYTES} bytes, so it is no config.properties")
+    return dict(_lines(text))
+
+
+def _lines(text: str) -> Iterator[tuple[str, str]]:
+    """Name and value of each line; one that ends with a backslash goes on in the next."""
+    joined = re.sub(r"\\\r?\n[ \t]*", "", text)
+    for line in joined.splitlines():
+        line = line.strip()
+        if line and line[0] not in "#!" and (match := re.match(r"([^=:\s]+)\s*[=:\s]\s*(.*)", line)):
+            yield match[1], match[2].strip()

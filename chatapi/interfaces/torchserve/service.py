@@ -1,0 +1,106 @@
+"""What TorchServe's ports share: the models, their counters, the tokens, and who may do what."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from pathlib import Path
+
+from anyio.abc import TaskGroup
+
+from chatapi.appliance import Appliance
+from chatapi.auth import ANYBODY, KeyHolder
+from chatapi.auth.policy import Interface
+from chatapi.errors import ChatapiError, Unauthorized
+from chatapi.interfaces.http.middleware import LOOPBACK
+from chatapi.interfaces.torchserve.metrics import TorchServeMetrics
+from chatapi.interfaces.torchserve.model_table import ModelTable
+from chatapi.interfaces.torchserve.predictions import Predictor
+from chatapi.interfaces.torchserve.served_model import ServedModel
+from chatapi.interfaces.torchserve.tokens import TokenKind, Tokens
+from chatapi.runtime.byte_budget import ByteBudget
+from chatapi.settings import TorchServeSettings
+from chatapi.storage.layout import DataDirectory
+
+log = logging.getLogger("chatapi.torchserve.model")
+
+KINDS: Mapping[Interface, TokenKind] = {
+    "torchserve_inference": "inference",
+    "torchserve_management": "management",
+    "torchserve_metrics": "management",
+}
+"""Interface -> the kind of token that it takes."""
+HELD = 2
+"""Requests of the largest size that may be held at once."""
+WRONG_TOKEN = "Token Authorization failed. Token either incorrect, expired, or not provided correctly"  # noqa: S105
+
+
+class TorchServe:
+    """The models, counters and tokens of all ports."""
+
+    def __init__(self, appliance: Appliance, table: TorchServeSettings) -> None:
+        """`table`: the effective settings. Raises SettingsError when the key file cannot be written."""
+        self.appliance = appliance
+        self.table = table
+        self.metrics = TorchServeMetrics(appliance.settings.data)
+        self.models = ModelTable(appliance, table)
+        self.predictor = Predictor(appliance, self.metrics, table.response_bytes)
+        self.tokens = Tokens(self._key_file, table.token_minutes * 60) if self._issues_tokens else None
+        self.budget = ByteBudget(HELD * table.request_bytes)
+        self.grpc_ports: Sequence[int] = ()
+        """Ports of inference and management over gRPC, once they listen."""
+        self.group: TaskGroup | None = None
+        """Runs changes after their answers; set while the ports are served."""
+
+    @property
+    def healthy(self) -> bool:
+        """Whether every registered model has as many workers as it should."""
+        return self.appliance.warm and all(self.is_ready(each) or not each.min_workers for each in self.models.listed())
+
+    def is_ready(self, served: ServedModel) -> bool:
+        """Whether a model has workers that can work."""
+        usable = self.appliance.engines.asr.state in ("ready", "idle", "reloading")
+        return bool(served.max_workers) and self.appliance.warm and usable
+
+    @property
+    def body_seconds(self) -> float:
+        """Time in which a request must arrive, in seconds: as long as one may take, since uploads of the largest size
+        take minutes on a slow network."""
+        return max(self.appliance.settings.server.body_seconds, self.table.response_seconds, 300)
+
+    def soon(self, work: Callable[[], Awaitable[None]]) -> None:
+        """Run a change after the answer that announces it; an error is logged."""
+
+        async def run() -> None:
+            try:
+                await work()
+            except ChatapiError as error:
+                log.warning("workers not changed: %s", error.message)
+
+        assert self.group is not None  # noqa: S101 - requests arrive while it runs
+        self.group.start_soon(run)
+
+    def authenticate(self, offered: Sequence[bytes], interface: Interface, address: str, path: str = "") -> KeyHolder:
+        """The client with one of these tokens or API keys. Raises Unauthorized, TooMany, SettingsError."""
+        if self.tokens is not None:
+            for each in offered:
+                renewer = self.tokens.renewer(each) if path == "/token" else None
+                if found := renewer or self.tokens.holder(each, KINDS[interface]):
+                    return found
+        try:
+            holder = self.appliance.keyring.authenticate(offered, address)
+        except Unauthorized:
+            raise Unauthorized(WRONG_TOKEN) from None
+        if holder is ANYBODY and self.tokens is not None:
+            raise Unauthorized(WRONG_TOKEN)
+        return holder
+
+    @property
+    def _issues_tokens(self) -> bool:
+        if self.table.tokens is not None:
+            return self.table.tokens
+        return self.table.host not in LOOPBACK or self.appliance.keyring.required
+
+    @property
+    def _key_file(self) -> Path:
+        return self.table.key_file or DataDirectory(self.appliance.settings.data).torchserve_tokens

@@ -1,0 +1,1 @@
+"""Captions: live transcription without answers, for any number of viewers."""

@@ -1,0 +1,1 @@
+"""Command recognition: which of a few words a short clip is."""

@@ -1,0 +1,83 @@
+"""Classifies short clips as one of a few commands."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import anyio.to_thread
+import numpy as np
+
+from chatapi.audio import RATE, Audio, Samples
+from chatapi.audio.decode import Source, decode
+from chatapi.engines import COMMAND_SAMPLES, CommandClassifier
+from chatapi.engines.call import EngineCall
+from chatapi.runtime.admission import Admission, Priority
+from chatapi.runtime.workers import Engines
+from chatapi.settings import Settings
+
+MOST_SECONDS = 10.0
+"""Longest clip, in seconds; of a clip longer than COMMAND_SAMPLES its loudest part is classified."""
+SILENT_RMS = 10 ** (-60 / 20)
+"""Root mean square below which a clip has no word: -60 dBFS."""
+UNKNOWN = "unknown"
+HOP = RATE // 100
+"""Samples between two candidates for the loudest part: 10 ms."""
+
+
+@dataclass(frozen=True)
+class Classification:
+    """What a clip is."""
+
+    label: str
+    """One of the commands, or `unknown`."""
+    probability: float
+    """Of the label, 0 to 1."""
+    probabilities: dict[str, float]
+    """Of each label, the likeliest first."""
+    model: str
+
+
+class CommandRecognition:
+    """Classifies clips with the engine of the role `command`."""
+
+    def __init__(self, engines: Engines, admission: Admission, settings: Settings, active: dict[str, str]) -> None:
+        """`active`: role -> name of the model in use."""
+        self._worker, self._admission, self._active = engines.command, admission, active
+        self._threshold = settings.command.threshold
+
+    async def labels(self) -> tuple[str, ...]:
+        """The commands that are recognized. Raises what loading the engine raises."""
+        engine = await self._worker.open()
+        return tuple(label for label in engine.labels if label != UNKNOWN)
+
+    async def classify_file(self, source: Source) -> Classification:
+        """Raises what `decode` raises, TooLarge (audio_too_long), Busy."""
+        audio = await anyio.to_thread.run_sync(decode, source, MOST_SECONDS)
+        return await self.classify(audio)
+
+    async def classify(self, audio: Audio) -> Classification:
+        """The likeliest label of a clip of 16 kHz; `unknown` below the threshold and for silence. Raises Busy."""
+        clip = loudest_part(audio.samples)
+        async with self._admission.admitted(Priority.REQUEST):
+            engine = await self._worker.open()
+            [found] = await self._worker.collect(EngineCall.of(CommandClassifier.classify, clip))
+        shares = dict(sorted(zip(engine.labels, found.probabilities, strict=True), key=lambda each: -each[1]))
+        label, probability = next(iter(shares.items()))
+        if is_silent(clip) or (label != UNKNOWN and probability < self._threshold):
+            label, probability = UNKNOWN, shares.get(UNKNOWN, 0.0)
+        return Classification(label, probability, shares, self._active.get("command", ""))
+
+
+def loudest_part(samples: Samples) -> Samples:
+    """The samples, or the COMMAND_SAMPLES of them that have the most energy."""
+    if len(samples) <= COMMAND_SAMPLES:
+        return samples
+    energy = np.concatenate([[0.0], np.cumsum(np.square(samples, dtype=np.float64))])
+    starts = np.arange(0, len(samples) - COMMAND_SAMPLES + 1, HOP)
+    first = int(starts[np.argmax(energy[starts + COMMAND_SAMPLES] - energy[starts])])
+    return samples[first : first + COMMAND_SAMPLES]
+
+
+def is_silent(samples: Samples) -> bool:
+    """Whether a clip is too quiet to have a word."""
+    return not len(samples) or float(np.sqrt(np.mean(np.square(samples, dtype=np.float64)))) < SILENT_RMS

@@ -1,0 +1,1 @@
+"""Voice conversion: stored voices, and recordings said in one of them."""

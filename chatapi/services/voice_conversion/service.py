@@ -1,0 +1,124 @@
+"""Voice conversion: adds voices, and says recordings in them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import anyio.to_thread
+
+from chatapi.audio import Audio, Samples
+from chatapi.audio.decode import Source, decode
+from chatapi.engines import VoiceConverter
+from chatapi.engines.call import EngineCall
+from chatapi.errors import Unprocessable
+from chatapi.runtime.admission import Admission, Priority
+from chatapi.runtime.workers import Engines
+from chatapi.services.transcription.speakers import SpeakerLabeller
+from chatapi.services.voice_conversion.references import ReferenceClip, ReferenceMaker
+from chatapi.services.voice_conversion.store import StoredVoice, VoiceStore, checked_consent, checked_name
+from chatapi.settings import Settings
+from chatapi.system.version import version
+
+AT_ONCE = 1
+"""Conversions and new voices that are computed at once; the engine has one thread."""
+UNNAMED = "of the request's clips"
+"""What the mark calls the voice of clips in the request."""
+
+
+@dataclass(frozen=True, eq=False)
+class TargetVoice:
+    """The voice of a conversion."""
+
+    name: str
+    rows: Samples
+    """Its reference, of shape (frames, width)."""
+
+
+@dataclass(frozen=True)
+class ConvertedSpeech:
+    """A running conversion."""
+
+    rate: int
+    """Of the audio, in Hz."""
+    chunks: AsyncIterator[Audio]
+
+
+def mark(target: TargetVoice | Sequence[ReferenceClip]) -> str:
+    """The comment of recordings that are converted to a voice."""
+    return f"converted speech, voice {target.name if isinstance(target, TargetVoice) else UNNAMED}, chatapi {version()}"
+
+
+class VoiceConversion:
+    """Converts with the engine of the role `voice_converter`. `owner` of a method: whose voices it sees; None: all."""
+
+    def __init__(self, engines: Engines, labeller: SpeakerLabeller, settings: Settings) -> None:
+        self._worker = engines.voice_converter
+        self._references = ReferenceMaker(engines, labeller, settings)
+        # Of its own: a conversion holds its slot for longer than a turn.
+        self._admission = Admission("conversions", AT_ONCE, settings.limits.queue)
+        self._most = settings.voice_converter.max_seconds
+        self.store = VoiceStore(settings.data, settings.voice_converter.max_voices)
+
+    def check_admission(self) -> None:
+        """Raises Busy where a new conversion would be rejected."""
+        self._admission.check()
+
+    async def add(self, name: str, consent: str, clips: Sequence[ReferenceClip], owner: str = "") -> StoredVoice:
+        """Adds a voice. Raises what `ReferenceMaker.make` raises, Unprocessable for its name or (consent_required),
+        WrongMode (voice_exists, too_many_voices), Busy, StorageError."""
+        name, consent = checked_name(name), checked_consent(consent)
+        await anyio.to_thread.run_sync(self.store.check_room, name, owner)
+        async with self._admission.admitted(Priority.REQUEST):
+            made = await self._references.make(clips)
+
+        def voice(identity: str, created: int) -> StoredVoice:
+            return StoredVoice(identity, name, created, consent, owner, made.format, made.clips, made.quality)
+
+        return await anyio.to_thread.run_sync(self.store.add, voice, made.rows)
+
+    async def voices(self, owner: str | None = None) -> list[StoredVoice]:
+        """The voices, by name."""
+        return await anyio.to_thread.run_sync(self.store.voices, owner)
+
+    async def find(self, voice: str, owner: str | None = None) -> StoredVoice:
+        """The voice with this id or name. Raises NotFound (unknown_voice), WrongMode (ambiguous_voice)."""
+        return await anyio.to_thread.run_sync(self.store.find, voice, owner)
+
+    async def remove(self, voice: str, owner: str | None = None) -> None:
+        """Deletes a voice. Raises what `find` raises."""
+        found = await self.find(voice, owner)
+        await anyio.to_thread.run_sync(self.store.remove, found)
+
+    async def exported(self, voice: str, owner: str | None = None) -> bytes:
+        """A voice as a ZIP archive. Raises what `find` raises, StorageError."""
+        found = await self.find(voice, owner)
+        return await anyio.to_thread.run_sync(self.store.exported, found)
+
+    async def target(self, voice: str, owner: str | None = None) -> TargetVoice:
+        """A stored voice. Raises what `find` raises, Unprocessable (unknown_reference) for that of another engine."""
+        found = await self.find(voice, owner)
+        wanted = (await self._worker.open()).reference_format
+        if found.reference_format != wanted:
+            message = f"the voice {found.name!r} was made for {found.reference_format}, and {wanted} is in use"
+            raise Unprocessable(f"{message}; add it again", code="unknown_reference")
+        return TargetVoice(found.name, await anyio.to_thread.run_sync(self.store.reference, found))
+
+    @asynccontextmanager
+    async def convert(
+        self, source: Source, target: TargetVoice | Sequence[ReferenceClip]
+    ) -> AsyncIterator[ConvertedSpeech]:
+        """A recording in a voice, or in that of clips, part by part. Leaving the block cancels the work.
+
+        Entering raises what `decode` raises, TooLarge (audio_too_long), Busy, and what `ReferenceMaker.make` raises;
+        the chunks raise the errors of the engine.
+        """
+        async with self._admission.admitted(Priority.REQUEST):
+            audio = await anyio.to_thread.run_sync(decode, source, self._most)
+            if not isinstance(target, TargetVoice):
+                target = TargetVoice(UNNAMED, (await self._references.make(target, assessed=False)).rows)
+            rate = (await self._worker.open()).rate
+            call = EngineCall.of(VoiceConverter.convert, audio.samples, target.rows)
+            async with self._worker.stream(call, Priority.REQUEST) as chunks:
+                yield ConvertedSpeech(rate, chunks)

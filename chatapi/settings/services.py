@@ -1,0 +1,55 @@
+"""The settings tables of captions and notifications, and of pages with recordings."""
+
+from __future__ import annotations
+
+from pydantic import Field, SecretStr, field_validator
+
+from chatapi.settings.network import Table
+
+JOB_EVENTS = tuple(f"job.{state}" for state in ("queued", "running", "paused", "cancelled", "failed", "done"))
+"""Events of jobs."""
+
+
+class CaptionSettings(Table):
+    """Captions that clients of the server start and watch."""
+
+    sessions: int = Field(4, ge=1, le=64)
+    """Number of captions at once; one more is rejected with 503. Those whose audio a client pushes also count in
+    live.sessions."""
+    viewers: int = Field(64, ge=1, le=1000)
+    """Largest number of viewers of all captions at once; one more is rejected with 503."""
+    history: int = Field(2000, ge=10, le=100_000)
+    """Lines and states of captions that are kept for viewers who come later or come back."""
+    keep_seconds: float = Field(3600, gt=0)
+    """Time for which captions that have ended are kept, and for which captions without audio wait for it, in
+    seconds."""
+    max_seconds: float = Field(12 * 3600, gt=0)
+    """Age at which captions end, in seconds."""
+    give_up_seconds: float = Field(300, ge=0)
+    """Time for which a stream that broke off is tried again, in seconds."""
+    private_urls: bool = False
+    """Whether streams are also fetched from this machine and from private networks."""
+
+
+class NotifySettings(Table):
+    """Notifications about jobs by apprise; they need the extra notify."""
+
+    urls: SecretStr | None = None
+    """Apprise's URLs of the services to notify, such as ntfy://topic or mailto://user:password@host, separated by
+    spaces; unset: none."""
+    events: tuple[str, ...] = ("job.done", "job.failed")
+    """Events that are sent; besides these there are job.queued, job.running, job.paused and job.cancelled."""
+    link: str = Field("", max_length=1000, pattern=r"^(https?://[^/\s]\S*)?$")
+    """URL of this server as its users reach it, for the link in notifications; empty: they have none."""
+
+    @field_validator("events")
+    @classmethod
+    def _events(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return known_events(value)
+
+
+def known_events(value: tuple[str, ...]) -> tuple[str, ...]:
+    """The events. Raises ValueError where one is none."""
+    if wrong := [each for each in value if each not in JOB_EVENTS]:
+        raise ValueError(f"must be of {', '.join(JOB_EVENTS)}; {wrong[0]!r} is no event")
+    return value

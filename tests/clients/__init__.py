@@ -1,0 +1,1 @@
+"""Third-party clients, installed into environments of their own and run unmodified."""
