@@ -207,20 +207,18 @@ in_parallel() {
   "$venv/bin/python" -m pytest --dist loadfile --tx "$processes*popen//python=$python" "$@"
 }
 
-# What in_parallel does, then what failed there once more by itself: a busy machine fails a test that waits now and then. Both
-# results are printed. More than ten failures are not the machine's doing, and nor is an end without failed tests.
-in_parallel_and_again() {
-  local cache=$venv/pytest-cache
-  local remember=(-p cacheprovider -o "cache_dir=$cache")
+# Runs tests by the command that is given, then what failed once more by itself: a busy machine fails a test that waits now and
+# then. Both results are printed. More than ten failures are not the machine's doing, and nor is an end without failed tests.
+with_second_try() {
   local status=0
-  rm -rf "$cache"
-  in_parallel "$@" "${remember[@]}" || status=$?
+  rm -rf .pytest_cache
+  "$@" || status=$?
   if [ $status != 1 ]; then return $status; fi
-  local failed
-  failed=$("$venv/bin/python" -c 'import json, sys; print(len(json.load(open(sys.argv[1]))))' "$cache/v/cache/lastfailed")
-  if [ "$failed" -gt 10 ]; then return $status; fi
-  echo "run.sh: $failed failed beside other tests; they run again by themselves" >&2
-  "$venv/bin/python" -X dev -m pytest "${remember[@]}" --last-failed --last-failed-no-failures none
+  local failed=()
+  mapfile -t failed < <("$venv/bin/python" -c 'import json; print(*json.load(open(".pytest_cache/v/cache/lastfailed")), sep="\n")')
+  if [ ${#failed[@]} -gt 10 ]; then return $status; fi
+  echo "run.sh: ${#failed[@]} failed; the same tests once more, by themselves" >&2
+  "$venv/bin/python" -X dev -m pytest "${failed[@]}"
 }
 
 # Third-party clients, each installed into an environment of its own in .venv-clients and run unmodified; further arguments
@@ -257,8 +255,8 @@ run_tests() {
       set_up_tests
       debian buildah podman runc netavark aardvark-dns mmdebstrap qemu-user-static binfmt-support
       export CHATAPI_TESTS=all
-      in_parallel_and_again 3 "$venv/bin/python -X dev" -m "not alone and not image and not clients"
-      "$venv/bin/python" -X dev -m pytest -m alone
+      with_second_try in_parallel 3 "$venv/bin/python -X dev" -m "not alone and not image and not clients"
+      with_second_try "$venv/bin/python" -X dev -m pytest -m alone
       "$venv/bin/python" -X dev -m pytest -m image
       ;;
     *)
