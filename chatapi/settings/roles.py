@@ -20,11 +20,30 @@ WorkerKind = Literal["thread", "process"]
 
 
 class RoleSettings(Table):
-    """A role: its engine and its model. A table may also have `idle_seconds` and `worker`."""
+    """A role: its engine and its model."""
 
     engine: str
     model: str = Field("auto", json_schema_extra=LIVE)
     """A model's name, or auto: the best that is installed."""
+
+
+class WorkerRoleSettings(RoleSettings):
+    """A role whose engine can be unloaded, and can run in a child process."""
+
+    idle_seconds: float = Field(0, ge=0)
+    """Time without use after which the model is unloaded, in seconds; the next request waits while it loads; 0:
+    never."""
+    worker: WorkerKind = Field("thread", json_schema_extra=LIVE)
+    """thread: the engine runs on threads of chatapi; process: in a child process, whose crash costs only the calls in
+    flight, and which is killed when it is stuck. An engine that asks another server always runs on threads."""
+
+
+class OnDemandRoleSettings(WorkerRoleSettings):
+    """A role that most requests do without."""
+
+    idle_seconds: float = Field(300, ge=0)
+    """Time without use after which the model is unloaded, in seconds; the next request waits while it loads; 0:
+    never."""
 
 
 class VadSettings(RoleSettings):
@@ -53,21 +72,15 @@ class WakeWordSettings(RoleSettings):
     detections; unset: the model's own."""
 
 
-class TurnDetectionSettings(RoleSettings):
+class TurnDetectionSettings(WorkerRoleSettings):
     """End-of-turn detection; used in live conversation."""
 
     engine: str = Field("smart_turn", json_schema_extra=LIVE)
     model: str = Field("auto", json_schema_extra=LIVE)
     """A model's name, or auto."""
-    idle_seconds: float = Field(0, ge=0)
-    """Time without use after which the model is unloaded, in seconds; the next request waits while it loads; 0:
-    never."""
-    worker: WorkerKind = Field("thread", json_schema_extra=LIVE)
-    """thread: the engine runs on threads of chatapi; process: in a child process, whose crash costs only the calls in
-    flight, and which is killed when it is stuck. An engine that asks another server always runs on threads."""
 
 
-class SpeakerSettings(RoleSettings):
+class SpeakerSettings(OnDemandRoleSettings):
     """Speaker labels of transcripts."""
 
     engine: str = Field("resemblyzer", json_schema_extra=LIVE)
@@ -78,15 +91,9 @@ class SpeakerSettings(RoleSettings):
     unset: the engine's own."""
     most: int = Field(20, ge=1, le=100)
     """Most speakers of a recording."""
-    idle_seconds: float = Field(300, ge=0)
-    """Time without use after which the model is unloaded, in seconds; the next request waits while it loads; 0:
-    never."""
-    worker: WorkerKind = Field("thread", json_schema_extra=LIVE)
-    """thread: the engine runs on threads of chatapi; process: in a child process, whose crash costs only the calls in
-    flight, and which is killed when it is stuck. An engine that asks another server always runs on threads."""
 
 
-class VoiceConverterSettings(RoleSettings):
+class VoiceConverterSettings(OnDemandRoleSettings):
     """Voice conversion."""
 
     engine: str = Field("knn_vc", json_schema_extra=LIVE)
@@ -96,13 +103,9 @@ class VoiceConverterSettings(RoleSettings):
     """Longest recording that is converted, in seconds."""
     max_voices: int = Field(100, ge=0, le=10_000)
     """Largest number of stored voices; one takes up to 40 MB."""
-    idle_seconds: float = Field(300, ge=0)
-    """Time without use after which the model is unloaded, in seconds; 0: never."""
-    worker: WorkerKind = Field("thread", json_schema_extra=LIVE)
-    """thread: the engine runs on threads of chatapi; process: in a child process."""
 
 
-class CommandSettings(RoleSettings):
+class CommandSettings(OnDemandRoleSettings):
     """Command recognition: which of a few words a short clip is."""
 
     engine: str = Field("tc_resnet", json_schema_extra=LIVE)
@@ -110,15 +113,9 @@ class CommandSettings(RoleSettings):
     """A model's name, or auto."""
     threshold: float = Field(0.6, ge=0, lt=1)
     """Probability from which a word counts as recognized (0 to 1); below it the label is unknown."""
-    idle_seconds: float = Field(300, ge=0)
-    """Time without use after which the model is unloaded, in seconds; the next request waits while it loads; 0:
-    never."""
-    worker: WorkerKind = Field("thread", json_schema_extra=LIVE)
-    """thread: the engine runs on threads of chatapi; process: in a child process, whose crash costs only the calls in
-    flight, and which is killed when it is stuck. An engine that asks another server always runs on threads."""
 
 
-class AsrSettings(RoleSettings):
+class AsrSettings(WorkerRoleSettings):
     """Speech recognition."""
 
     engine: str = Field("auto", json_schema_extra=LIVE)
@@ -128,15 +125,9 @@ class AsrSettings(RoleSettings):
     """A model's name, or auto: the best that is installed and fits the memory."""
     language: str = "auto"
     """ISO 639-1 code of the default language, or auto: detected."""
-    idle_seconds: float = Field(0, ge=0)
-    """Time without use after which the model is unloaded, in seconds; the next request waits while it loads; 0:
-    never."""
-    worker: WorkerKind = Field("thread", json_schema_extra=LIVE)
-    """thread: the engine runs on threads of chatapi; process: in a child process, whose crash costs only the calls in
-    flight, and which is killed when it is stuck. An engine that asks another server always runs on threads."""
 
 
-class LlmSettings(RoleSettings):
+class LlmSettings(WorkerRoleSettings):
     """The language model."""
 
     engine: str = Field("auto", json_schema_extra=LIVE)
@@ -155,23 +146,11 @@ class LlmSettings(RoleSettings):
     """Sampling temperature (0 to 2); 0: always the most likely token."""
     no_answer: str = Field("I am sorry, I have no answer to that.", min_length=1, json_schema_extra=LIVE)
     """Answer when the model generates no text, so that there is never only silence."""
-    idle_seconds: float = Field(0, ge=0)
-    """Time without use after which the model is unloaded, in seconds; the next request waits while it loads; 0:
-    never."""
-    worker: WorkerKind = Field("thread", json_schema_extra=LIVE)
-    """thread: the engine runs on threads of chatapi; process: in a child process, whose crash costs only the calls in
-    flight, and which is killed when it is stuck. An engine that asks another server always runs on threads."""
 
 
-class TtsSettings(RoleSettings):
+class TtsSettings(WorkerRoleSettings):
     """Speech synthesis."""
 
     engine: str = Field("piper", json_schema_extra=LIVE)
     model: str = Field("auto", json_schema_extra=LIVE)
     """The default voice's name, or auto: the best that is installed."""
-    idle_seconds: float = Field(0, ge=0)
-    """Time without use after which the model is unloaded, in seconds; the next request waits while it loads; 0:
-    never."""
-    worker: WorkerKind = Field("thread", json_schema_extra=LIVE)
-    """thread: the engine runs on threads of chatapi; process: in a child process, whose crash costs only the calls in
-    flight, and which is killed when it is stuck. An engine that asks another server always runs on threads."""
