@@ -115,6 +115,17 @@ class TorchServeSettings(Table):
     """TCP port of the inference API over gRPC; 0: a free one."""
     grpc_management_port: int = Field(7071, ge=0, le=65535)
     """TCP port of the management API over gRPC; 0: a free one."""
+    tls: tuple[Literal["inference", "management", "metrics", "grpc"], ...] = ()
+    """Interfaces that are encrypted. Without `certificate` and `keystore` they present the box's own certificate,
+    which clients of gRPC cannot verify."""
+    certificate: Path | None = None
+    """Certificate of the encrypted ports, a PEM file with its chain."""
+    key: Path | None = None
+    """Its unencrypted key, a PEM file; unset: the key is in the certificate's file."""
+    keystore: Path | None = None
+    """PKCS12 keystore with the certificate and its key, instead of `certificate`."""
+    keystore_password: SecretStr | None = None
+    """Password of the keystore."""
     config: Path | None = None
     """TorchServe's config.properties; a setting of this table that differs from its default wins over it."""
     tokens: bool | None = None

@@ -38,6 +38,19 @@ def test_properties_of_a_whisper_service_become_settings(tmp_path: Path) -> None
     assert (found.model_store, found.models) == (Path("/models"), ("whisper=whisper_base", "rnnt=rnnt"))
 
 
+def test_tls_of_config_properties_becomes_settings(tmp_path: Path) -> None:
+    found = read(
+        tmp_path,
+        "inference_address=https://127.0.0.1\nmanagement_address=https://127.0.0.1:9444\n"
+        "metrics_address=http://127.0.0.1:8082\nenable_grpc_ssl=true\n"
+        "private_key_file=mykey.key\ncertificate_file=mycert.pem\nkeystore_type=PKCS12\nkeystore_pass=changeit\n",
+    )
+    assert set(found.tls) == {"inference", "management", "grpc"}
+    assert (found.inference_port, found.management_port, found.metrics_port) == (443, 9444, 8082)
+    assert (found.certificate, found.key) == (Path("mycert.pem"), Path("mykey.key"))
+    assert found.keystore_password is not None and found.keystore_password.get_secret_value() == "changeit"
+
+
 def test_settings_win_over_properties_and_lines_are_continued(tmp_path: Path) -> None:
     text = 'job_queue_size=7\nload_models=all\nmodels={\\\n  "noop": {\\\n    "1.0": {"minWorkers": 1}\\\n  }\\\n}\n'
     assert read(tmp_path, text, queue=9).queue == 9
@@ -47,9 +60,8 @@ def test_settings_win_over_properties_and_lines_are_continued(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("inference_address=https://127.0.0.1:8443", "must be http://HOST:PORT"),
         ("inference_address=unix:/tmp/x.sock", "must be http://HOST:PORT"),
-        ("private_key_file=mykey.key", "reverse proxy"),
+        ("keystore=store.jks\nkeystore_type=JKS", "must be PKCS12"),
         ("cors_allowed_origin=*", "server.cors_origins"),
         ("job_queue_size=many", "torchserve.queue must be a whole number"),
         ("max_request_size=5", "torchserve.request_bytes must be at least 1024"),

@@ -28,6 +28,8 @@ ADDRESSES = {
     "grpc_management_address": "",
 }
 """Property with an address -> the setting of its port."""
+SECURE_PORTS = {"inference_address": 443, "management_address": 8444, "metrics_address": 8445}
+"""Property with an address -> its port where the address has https and no port."""
 VALUES = {
     "grpc_inference_port": "grpc_inference_port",
     "grpc_management_port": "grpc_management_port",
@@ -39,11 +41,15 @@ VALUES = {
     "max_response_size": "response_bytes",
     "enable_model_api": "model_api",
     "token_expiration_min": "token_minutes",
+    "private_key_file": "key",
+    "certificate_file": "certificate",
+    "keystore": "keystore",
+    "keystore_pass": "keystore_password",
 }
 """Property -> the setting that takes its value."""
+TLS = ("enable_grpc_ssl", "keystore_type")
+"""Properties of TLS that are no setting of their own."""
 REJECTED = {
-    "keystore": "TorchServe's ports have no TLS here; put a reverse proxy in front of them",
-    "private_key_file": "TorchServe's ports have no TLS here; put a reverse proxy in front of them",
     "cors_allowed_origin": "server.cors_origins names the pages that may call the box",
     "plugins_path": "plug-ins of TorchServe cannot run; chatapi has plug-ins of its own",
 }
@@ -69,7 +75,7 @@ def effective(table: TorchServeSettings) -> TorchServeSettings:
 
 
 def _settings(properties: Mapping[str, str], file: Path) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    found: dict[str, Any] = {"tls": _encrypted(properties)}
     ignored = []
     for name, value in properties.items():
         if name in REJECTED:
@@ -78,22 +84,32 @@ def _settings(properties: Mapping[str, str], file: Path) -> dict[str, Any]:
             found |= _address(name, value, file)
         elif name in VALUES:
             found[VALUES[name]] = value
+        elif name == "keystore_type" and value.upper() != "PKCS12":
+            raise SettingsError(f"{file}: keystore_type is {value!r}; it must be PKCS12, to which keytool converts it")
         elif name == "disable_token_authorization":
             found["tokens"] = value.lower() != "true"
         elif name in ("load_models", "models"):
             found["models"] = (*found.get("models", ()), *_models(name, value, file))
-        else:
+        elif name not in TLS:
             ignored.append(name)
     if ignored:
         log.info("properties of %s without an effect here: %s", file, ", ".join(ignored))
     return {name: value for name, value in found.items() if value != ()}
 
 
+def _encrypted(properties: Mapping[str, str]) -> tuple[str, ...]:
+    """The interfaces with an address of https, and gRPC where it is encrypted."""
+    addresses = [name for name in SECURE_PORTS if properties.get(name, "").lower().startswith("https:")]
+    grpc = ("grpc",) if properties.get("enable_grpc_ssl", "").lower() == "true" else ()
+    return (*(each.removesuffix("_address") for each in addresses), *grpc)
+
+
 def _address(name: str, value: str, file: Path) -> dict[str, Any]:
     match = ADDRESS.fullmatch(value.strip())
-    if match is None or match[1] in ("https", "unix"):
-        raise SettingsError(f"{file}: {name} is {value!r}; it must be http://HOST:PORT")
-    port = {ADDRESSES[name]: int(match[3])} if match[3] and ADDRESSES[name] else {}
+    if match is None or match[1] == "unix":
+        raise SettingsError(f"{file}: {name} is {value!r}; it must be http://HOST:PORT or https://HOST:PORT")
+    number = match[3] or (SECURE_PORTS.get(name) if match[1] == "https" else None)
+    port = {ADDRESSES[name]: int(number)} if number and ADDRESSES[name] else {}
     return {"host": match[2].strip("[]"), **port}
 
 
