@@ -140,6 +140,9 @@ class TorchServeSettings(Table):
     and all for every archive of the model store; empty: the model in use, by its own name."""
     model_store: Path | None = None
     """Folder with model archives (.mar) that clients may register; unset: archives are known by their names only."""
+    keep_models: bool = True
+    """Whether what clients register, scale and unregister is restored at the next start, as TorchServe's snapshots do;
+    not once the settings of the models have changed."""
     model_api: bool = False
     """Whether clients may register and unregister models."""
     response: Literal["text", "json"] = "text"

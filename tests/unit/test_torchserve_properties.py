@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from chatapi.errors import SettingsError
-from chatapi.interfaces.torchserve.properties import effective
+from chatapi.interfaces.torchserve.model_snapshot import ModelRecord
+from chatapi.interfaces.torchserve.properties import effective, stated_models
 from chatapi.settings import TorchServeSettings
 
 
@@ -52,9 +53,25 @@ def test_tls_of_config_properties_becomes_settings(tmp_path: Path) -> None:
 
 
 def test_settings_win_over_properties_and_lines_are_continued(tmp_path: Path) -> None:
-    text = 'job_queue_size=7\nload_models=all\nmodels={\\\n  "noop": {\\\n    "1.0": {"minWorkers": 1}\\\n  }\\\n}\n'
+    values = '{"minWorkers": 1, "maxWorkers": 3, "batchSize": 4, "maxBatchDelay": 50, "marName": "noop.mar"}'
+    text = f'job_queue_size=7\nload_models=all\nmodels={{\\\n  "noop": {{\\\n    "2.0": {values}\\\n  }}\\\n}}\n'
     assert read(tmp_path, text, queue=9).queue == 9
-    assert read(tmp_path, text).models == ("all", "noop=default")
+    found = read(tmp_path, text)
+    assert found.models == ("all",)
+    assert stated_models(found) == [
+        ModelRecord("noop", "2.0", "noop.mar", "", {"batch_size": 4, "max_batch_delay": 50}, 1, 3)
+    ]
+
+
+def test_snapshot_that_torchserve_wrote_is_read(tmp_path: Path) -> None:
+    values = r'"defaultVersion"\: true,\n "marName"\: "base.mar",\n "minWorkers"\: 2,\n "responseTimeout"\: 90'
+    models = rf'"speech"\: {{\n "1.0"\: {{\n {values}\n}}}}'
+    snapshot = rf'{{\n "name"\: "x-startup.cfg",\n "modelCount"\: 1,\n "models"\: {{\n {models}}}}}'
+    found = read(tmp_path, f"#Saving snapshot\nload_models=speech\\=base.mar\nmodel_snapshot={snapshot}\n")
+    assert found.models == ()
+    assert stated_models(found) == [
+        ModelRecord("speech", "1.0", "base.mar", "", {"response_timeout": 90}, 2, 2, default=True)
+    ]
 
 
 @pytest.mark.parametrize(
@@ -65,12 +82,17 @@ def test_settings_win_over_properties_and_lines_are_continued(tmp_path: Path) ->
         ("cors_allowed_origin=*", "server.cors_origins"),
         ("job_queue_size=many", "torchserve.queue must be a whole number"),
         ("max_request_size=5", "torchserve.request_bytes must be at least 1024"),
-        ("models={", "models is not a JSON object"),
     ],
 )
 def test_property_that_cannot_be_honoured_is_rejected_by_name(tmp_path: Path, text: str, reason: str) -> None:
     with pytest.raises(SettingsError, match=reason):
         read(tmp_path, text + "\n")
+
+
+@pytest.mark.parametrize("text", ["models={", "models=[]", 'models={"a": 1}', 'models={"a": {"1.0": 1}}'])
+def test_models_that_cannot_be_read_are_rejected(tmp_path: Path, text: str) -> None:
+    with pytest.raises(SettingsError, match="is no JSON object"):
+        stated_models(read(tmp_path, text + "\n"))
 
 
 def test_missing_file_is_an_error(tmp_path: Path) -> None:

@@ -94,11 +94,11 @@ def management_calls(torchserve: TorchServe) -> Mapping[str, Call]:
 
     async def set_default(request: Any, context: Any) -> Any:
         del context
-        return response(msg=management.set_default(request.model_name, request.model_version))
+        return response(msg=await management.set_default(request.model_name, request.model_version))
 
     async def unregister(request: Any, context: Any) -> Any:
         del context
-        return response(msg=management.unregister(request.model_name, request.model_version or None))
+        return response(msg=await management.unregister(request.model_name, request.model_version or None))
 
     return {
         "DescribeModel": describe, "ListModels": listed, "RegisterModel": register, "ScaleWorker": scale,

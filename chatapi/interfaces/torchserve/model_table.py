@@ -6,6 +6,7 @@ import logging
 import re
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import replace
 
 import anyio
@@ -13,11 +14,12 @@ import anyio.to_thread
 
 from chatapi.appliance import Appliance
 from chatapi.engines import registry
-from chatapi.errors import BadInput, ChatapiError, Forbidden, NotFound, SettingsError, Unprocessable, WrongMode
+from chatapi.errors import BadInput, Forbidden, NotFound, SettingsError, Unprocessable, WrongMode
 from chatapi.interfaces.torchserve import archive
 from chatapi.interfaces.torchserve.archive import ArchivedModel
 from chatapi.interfaces.torchserve.errors import ModelNotRegistered
 from chatapi.interfaces.torchserve.model_role import ModelRole
+from chatapi.interfaces.torchserve.model_snapshot import ModelRecord
 from chatapi.interfaces.torchserve.registrable_models import RegistrableModel, RegistrableModels, file_name, stem
 from chatapi.interfaces.torchserve.served_model import ALL, DEFAULT, FIRST_VERSION, ModelOptions, ServedModel
 from chatapi.settings import TorchServeSettings, replaced
@@ -36,13 +38,12 @@ class ModelTable:
     def __init__(self, appliance: Appliance, table: TorchServeSettings, roles: Mapping[str, ModelRole]) -> None:
         """`roles`: those whose models may be registered, by name."""
         self._appliance = appliance
-        self._roles = roles
         self._table = table
         self._versions: dict[str, dict[str, ServedModel]] = {}
         self._defaults: dict[str, str] = {}
         self._activating = anyio.Lock()
-        self._aliases = dict(entry.partition("=")[::2] for entry in table.models if entry != ALL)
-        self._known = RegistrableModels(appliance, roles.values(), self._aliases)
+        aliases = dict(entry.partition("=")[::2] for entry in table.models if entry != ALL)
+        self._known = RegistrableModels(appliance, roles.values(), aliases)
 
     def __len__(self) -> int:
         return sum(map(len, self._versions.values()))
@@ -73,16 +74,6 @@ class ModelTable:
         """All versions of a model. Raises NotFound."""
         return list(self._versions_of(name).values())
 
-    async def register_at_start(self) -> None:
-        """Register the models of the settings once the models are loaded, or else the one in use."""
-        await self._appliance.until_warm()
-        own = {} if self._table.models else {self._appliance.active.get("asr") or DEFAULT: DEFAULT}
-        for name, model in (self._aliases or own).items():
-            await self._register_at_start(name, model)
-        if ALL in self._table.models:
-            for file in await anyio.to_thread.run_sync(self._stored):
-                await self._register_archive_at_start(file)
-
     async def register(self, url: str, name: str = "", options: dict[str, int] | None = None) -> ServedModel:
         """Register a model by the file name of a URL, which is never fetched, or by an archive of the model store.
 
@@ -103,6 +94,14 @@ class ModelTable:
         log.info("model %s version %s registered as %s", chosen, version, model.name)
         return found
 
+    async def restore(self, record: ModelRecord) -> ServedModel:
+        """Register a model of the start. Raises what `register` raises."""
+        model = await anyio.to_thread.run_sync(self._known_recorded, record)
+        options = replace(self._default_options(), **record.options)
+        options.check()
+        url = record.archive or f"{record.name}.mar"
+        return self._add(record.name, record.version, url, model, options, startup=True)
+
     async def scale(self, served: ServedModel, least: int, most: int) -> None:
         """Set a model's numbers of workers; the first worker loads the model if another one is in use.
 
@@ -117,6 +116,11 @@ class ModelTable:
         """Make a version the default one. Raises NotFound."""
         self._defaults[name] = self.get(name, version).version
 
+    def prefer(self, name: str, version: str) -> None:
+        """Make a version the default one where it is registered."""
+        if version in self._versions.get(name, {}):
+            self._defaults[name] = version
+
     def unregister(self, name: str, version: str | None = None) -> None:
         """Remove a version; predictions in progress finish. Raises NotFound, Forbidden (default_version)."""
         found = self.get(name, version)
@@ -130,33 +134,21 @@ class ModelTable:
             del self._versions[name], self._defaults[name]
         log.info("model %s version %s unregistered", name, found.version)
 
-    async def _register_at_start(self, name: str, model: str) -> None:
-        try:
-            options = self._default_options()
-            known = self._known.find(model)
-            found = self._add(name, FIRST_VERSION, f"{name}.mar", known, options, startup=True)
-            workers = self._workers(found)
-            await self.scale(found, workers, workers)
-        except ChatapiError as error:
-            log.warning("model %s not registered at the start: %s", name, error.message)
-
-    async def _register_archive_at_start(self, file: str) -> None:
-        try:
-            found = await self.register(file)
-            found.loaded_at_startup = True
-            least = found.min_workers or self._workers(found)
-            await self.scale(found, least, max(least, found.max_workers))
-        except ChatapiError as error:
-            log.warning("archive %s not registered at the start: %s", file, error.message)
-
-    def _workers(self, served: ServedModel) -> int:
-        """Workers of a model that is registered at the start."""
-        return self._table.workers or self._roles[served.role].workers()
-
-    def _stored(self) -> list[str]:
+    def stored(self) -> list[str]:
         """The archives of the model store. Blocking."""
         store = self._table.model_store
         return [] if store is None else sorted(each.name for each in store.glob("*.mar"))[:MOST_REGISTERED]
+
+    def _known_recorded(self, record: ModelRecord) -> RegistrableModel:
+        """The box's model of a record: the one in use where it names none. Raises NotFound, BadInput."""
+        if record.model:
+            return self._known.find(record.model)
+        archived = self._archived(file_name(record.archive)) if record.archive else None
+        if archived is not None:
+            return self._known_archived(archived)
+        with suppress(NotFound):
+            return self._known.find(*filter(None, (record.archive, record.name)))
+        return self._known.find(DEFAULT)
 
     def _versions_of(self, name: str) -> dict[str, ServedModel]:
         if name not in self._versions:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 from collections.abc import Iterator, Mapping
@@ -12,6 +11,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from chatapi.errors import SettingsError, describe_validation_error
+from chatapi.interfaces.torchserve import model_snapshot
+from chatapi.interfaces.torchserve.model_snapshot import ModelRecord
 from chatapi.interfaces.torchserve.served_model import ALL
 from chatapi.settings import TorchServeSettings
 
@@ -20,6 +21,7 @@ log = logging.getLogger(__name__)
 MOST_BYTES = 1 << 20
 """Largest file, in bytes."""
 ADDRESS = re.compile(r"(?:(https?|unix|grpc)://?)?(\[[0-9a-fA-F:]+\]|[^:/\s]+)(?::(\d{1,5}))?/?")
+ESCAPE = re.compile(r"\\(.)")
 ADDRESSES = {
     "inference_address": "inference_port",
     "management_address": "management_port",
@@ -47,8 +49,8 @@ VALUES = {
     "keystore_pass": "keystore_password",
 }
 """Property -> the setting that takes its value."""
-TLS = ("enable_grpc_ssl", "keystore_type")
-"""Properties of TLS that are no setting of their own."""
+ELSEWHERE = ("enable_grpc_ssl", "keystore_type", "load_models", "models", "model_snapshot")
+"""Properties that are no setting of their own, and have an effect."""
 REJECTED = {
     "cors_allowed_origin": "server.cors_origins names the pages that may call the box",
     "plugins_path": "plug-ins of TorchServe cannot run; chatapi has plug-ins of its own",
@@ -88,9 +90,9 @@ def _settings(properties: Mapping[str, str], file: Path) -> dict[str, Any]:
             raise SettingsError(f"{file}: keystore_type is {value!r}; it must be PKCS12, to which keytool converts it")
         elif name == "disable_token_authorization":
             found["tokens"] = value.lower() != "true"
-        elif name in ("load_models", "models"):
-            found["models"] = (*found.get("models", ()), *_models(name, value, file))
-        elif name not in TLS:
+        elif name == "load_models" and "model_snapshot" not in properties:
+            found["models"] = _models(value)
+        elif name not in ELSEWHERE:
             ignored.append(name)
     if ignored:
         log.info("properties of %s without an effect here: %s", file, ", ".join(ignored))
@@ -113,17 +115,19 @@ def _address(name: str, value: str, file: Path) -> dict[str, Any]:
     return {"host": match[2].strip("[]"), **port}
 
 
-def _models(name: str, value: str, file: Path) -> tuple[str, ...]:
+def stated_models(table: TorchServeSettings) -> list[ModelRecord]:
+    """The models of the file that have options of their own: its snapshot, or else `models`. Raises SettingsError."""
+    if table.config is None:
+        return []
+    properties = _read(table.config)
+    name = "model_snapshot" if "model_snapshot" in properties else "models"
+    return model_snapshot.parse(properties.get(name, "{}"), f"{table.config}: {name}")
+
+
+def _models(value: str) -> tuple[str, ...]:
     """The models to register at the start, as the setting has them."""
-    if name == "load_models":
-        entries = [each.strip() for each in value.split(",") if each.strip() not in ("", "standalone", "none")]
-        return tuple(ALL if each == ALL else _entry(*each.partition("=")[::2]) for each in entries)
-    try:
-        tree = json.loads(value)
-        names = [str(each) for each in tree]
-    except (ValueError, TypeError):
-        raise SettingsError(f"{file}: models is not a JSON object") from None
-    return tuple(f"{each}=default" for each in names)
+    entries = [each.strip() for each in value.split(",") if each.strip() not in ("", "standalone", "none")]
+    return tuple(ALL if each.lower() == ALL else _entry(*each.partition("=")[::2]) for each in entries)
 
 
 def _entry(name: str, archive: str) -> str:
@@ -150,4 +154,9 @@ def _lines(text: str) -> Iterator[tuple[str, str]]:
     for line in joined.splitlines():
         line = line.strip()
         if line and line[0] not in "#!" and (match := re.match(r"([^=:\s]+)\s*[=:\s]\s*(.*)", line)):
-            yield match[1], match[2].strip()
+            yield match[1], ESCAPE.sub(_unescaped, match[2].strip())
+
+
+def _unescaped(match: re.Match[str]) -> str:
+    """The character of an escape, such as a new line in the snapshots that TorchServe writes."""
+    return {"n": "\n", "t": "\t", "r": "\r", "f": "\f"}.get(match[1], match[1])

@@ -77,6 +77,11 @@ class ServedModel:
     """When each worker started, in seconds since 1970."""
     _changed: anyio.Event = field(default_factory=anyio.Event)
 
+    @property
+    def model_is_chosen(self) -> bool:
+        """Whether it is a certain model rather than the one in use."""
+        return self.model != DEFAULT
+
     def scale(self, least: int, most: int) -> None:
         """Set the numbers of workers. Raises Unprocessable."""
         if not 0 <= least <= MOST_WORKERS or not 0 <= most <= MOST_WORKERS:

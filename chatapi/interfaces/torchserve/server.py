@@ -117,7 +117,7 @@ class TorchServeServer:
                     from chatapi.interfaces.torchserve.grpc_server import serve_grpc
 
                     group.start_soon(serve_grpc, self.torchserve)
-                group.start_soon(self.torchserve.models.register_at_start)
+                group.start_soon(self.torchserve.start.register)
                 group.start_soon(self.torchserve.keep_certificate)
 
     def _secure(self, interface: Interface) -> ssl.SSLContext | None:

@@ -21,6 +21,7 @@ from chatapi.interfaces.torchserve.model_role import ModelRole
 from chatapi.interfaces.torchserve.model_table import ModelTable
 from chatapi.interfaces.torchserve.predictions import Predictor
 from chatapi.interfaces.torchserve.served_model import ServedModel
+from chatapi.interfaces.torchserve.startup import ModelsAtStart
 from chatapi.interfaces.torchserve.tokens import TokenKind, Tokens
 from chatapi.interfaces.torchserve.transcription_role import TranscriptionRole
 from chatapi.runtime.byte_budget import ByteBudget
@@ -55,6 +56,9 @@ class TorchServe:
         self.roles: Mapping[str, ModelRole] = {each.name: each for each in roles}
         """Roles whose models predict, by name."""
         self.models = ModelTable(appliance, table, self.roles)
+        self.start = ModelsAtStart(
+            appliance, table, self.models, lambda role: table.workers or self.roles[role].workers()
+        )
         self.predictor = Predictor(appliance, self.metrics, table.response_bytes)
         self.encryption = PortEncryption(table, appliance.settings) if table.tls else None
         self.tokens = Tokens(self._key_file, table.token_minutes * 60) if self._issues_tokens else None
