@@ -44,7 +44,9 @@ def torchserving(running: RunningServer, trusted: Path | None = None, **values: 
     free = dict.fromkeys(
         ("inference_port", "management_port", "metrics_port", "grpc_inference_port", "grpc_management_port"), 0
     )
-    chosen = TorchServeSettings.model_validate({"enabled": True, "model_api": True, "keep_models": False, **free, **values})
+    chosen = TorchServeSettings.model_validate(
+        {"enabled": True, "model_api": True, "keep_models": False, **free, **values}
+    )
     appliance = running.appliance
     table, listening = torchserve.open_ports(appliance.settings.model_copy(update={"torchserve": chosen}))
     try:
