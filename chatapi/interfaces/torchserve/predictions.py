@@ -11,9 +11,10 @@ import anyio
 
 from chatapi.appliance import Appliance
 from chatapi.errors import DeadlineExceeded, TooLarge
+from chatapi.interfaces.torchserve.access_log import record_metrics
 from chatapi.interfaces.torchserve.metrics import TorchServeMetrics
 from chatapi.interfaces.torchserve.model_role import Prediction, PredictionAnswer
-from chatapi.interfaces.torchserve.served_model import ServedModel
+from chatapi.interfaces.torchserve.served_model import FIRST_WORKER, ServedModel
 
 log = logging.getLogger("chatapi.torchserve.model")
 
@@ -55,6 +56,8 @@ class Predictor:
             raise DeadlineExceeded(f"the prediction took longer than the response timeout of {seconds} seconds")
         ended = time.monotonic()
         self._metrics.count_prediction(served.name, version, started - begun, ended - started)
+        worker = f"W-{FIRST_WORKER}-{served.name}_{served.version}"
+        record_metrics(worker, served.name, self._metrics.host, (ended - started) * 1000)
         log.info("model %s version %s predicted in %.0f ms", served.name, served.version, (ended - started) * 1000)
         return self._encoded(answer)
 
