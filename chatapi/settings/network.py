@@ -159,7 +159,7 @@ class TorchServeSettings(Table):
     response_seconds: float = Field(0, ge=0)
     """Longest duration of a prediction, in seconds; 0: only that of every transcription, which grows with the audio."""
     logs: Path | None = None
-    """Folder for access_log.log, model_log.log and model_metrics.log in TorchServe's form, without content; unset: none."""
+    """Folder for access_log.log, model_log.log and model_metrics.log, which have no content; unset: none."""
 
 
 class AsrWebserviceSettings(Table):
