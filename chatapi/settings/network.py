@@ -115,6 +115,17 @@ class TorchServeSettings(Table):
     """TCP port of the inference API over gRPC; 0: a free one."""
     grpc_management_port: int = Field(7071, ge=0, le=65535)
     """TCP port of the management API over gRPC; 0: a free one."""
+    tls: tuple[Literal["inference", "management", "metrics", "grpc"], ...] = ()
+    """Interfaces that are encrypted. Without `certificate` and `keystore` they present the box's own certificate,
+    which clients of gRPC cannot verify."""
+    certificate: Path | None = None
+    """Certificate of the encrypted ports, a PEM file with its chain."""
+    key: Path | None = None
+    """Its unencrypted key, a PEM file; unset: the key is in the certificate's file."""
+    keystore: Path | None = None
+    """PKCS12 keystore with the certificate and its key, instead of `certificate`."""
+    keystore_password: SecretStr | None = None
+    """Password of the keystore."""
     config: Path | None = None
     """TorchServe's config.properties; a setting of this table that differs from its default wins over it."""
     tokens: bool | None = None
@@ -129,6 +140,9 @@ class TorchServeSettings(Table):
     and all for every archive of the model store; empty: the model in use, by its own name."""
     model_store: Path | None = None
     """Folder with model archives (.mar) that clients may register; unset: archives are known by their names only."""
+    keep_models: bool = True
+    """Whether what clients register, scale and unregister is restored at the next start, as TorchServe's snapshots do;
+    not once the settings of the models have changed."""
     model_api: bool = False
     """Whether clients may register and unregister models."""
     response: Literal["text", "json"] = "text"
@@ -145,7 +159,7 @@ class TorchServeSettings(Table):
     response_seconds: float = Field(0, ge=0)
     """Longest duration of a prediction, in seconds; 0: only that of every transcription, which grows with the audio."""
     logs: Path | None = None
-    """Folder for access_log.log and model_log.log, in TorchServe's form and without content; unset: none."""
+    """Folder for access_log.log, model_log.log and model_metrics.log, which have no content; unset: none."""
 
 
 class AsrWebserviceSettings(Table):

@@ -128,6 +128,11 @@ class DataDirectory:
         return self.root / "key_file.json"
 
     @property
+    def torchserve_models(self) -> Path:
+        """The models that clients registered by the TorchServe interface, in the form of its snapshots."""
+        return self.root / "torchserve-models.json"
+
+    @property
     def overrides(self) -> Path:
         """The overrides of settings, one dotted key a line."""
         return self.root / "overrides.toml"

@@ -154,6 +154,34 @@ def test_models_are_not_registered_by_clients_by_default(shared_server: RunningS
         assert ports.management.put("/models/asr?min_worker=2&synchronous=true").status_code == 200
 
 
+def test_registrations_of_clients_outlast_a_restart(fake_settings: Callable[..., Settings], tmp_path: Path) -> None:
+    config = tmp_path / "config.properties"
+    config.write_text('models={"stated": {"2.0": {"minWorkers": 3, "batchSize": 4, "responseTimeout": 90}}}\n')
+    with serving(fake_settings()) as running:
+        chosen: dict[str, Any] = {"models": ("asr=default",), "grpc": False, "config": config, "keep_models": True}
+        with torchserving(running, **chosen) as ports:
+            found = description(ports, "stated")
+            assert (found["modelVersion"], found["minWorkers"], found["batchSize"]) == ("2.0", 3, 4)
+            assert found["responseTimeout"] == 90
+            register = "url=x/whisper_tiny.en_ct2.mar&model_name=kept&batch_size=8&response_timeout=7"
+            assert ports.management.post(f"/models?{register}").status_code == 200
+            scaled = ports.management.put("/models/asr?min_worker=2&max_worker=5&synchronous=true")
+            assert scaled.status_code == 200
+            assert ports.management.delete("/models/stated").status_code == 200
+        with torchserving(running, **chosen) as ports:
+            names = [each["modelName"] for each in ports.management.get("/models").json()["models"]]
+            assert names == ["asr", "kept"]
+            found = description(ports, "kept")
+            assert (found["batchSize"], found["responseTimeout"], found["minWorkers"]) == (8, 7, 0)
+            assert found["modelUrl"] == "x/whisper_tiny.en_ct2.mar"
+            found = description(ports, "asr")
+            assert (found["minWorkers"], found["maxWorkers"], len(found["workers"])) == (2, 5, 2)
+        for changed in ({"keep_models": False}, {"models": ("other=default",)}):
+            with torchserving(running, **{**chosen, **changed}) as ports:
+                names = [each["modelName"] for each in ports.management.get("/models").json()["models"]]
+                assert "kept" not in names and "stated" in names
+
+
 def test_one_worker_works_on_one_prediction_and_the_queue_is_bounded(shared_server: RunningServer) -> None:
     with torchserving(shared_server, models=("asr=default",), workers=1, queue=1, grpc=False) as ports:
         served = ports.torchserve.models.get("asr")
@@ -219,11 +247,15 @@ def test_keys_of_the_box_open_the_ports_by_their_scopes(fake_settings: Callable[
     settings = fake_settings()
     transcriber = auth.add(settings.data, "speech", ("transcribe",))
     operator = auth.add(settings.data, "owner", ("operate",))
+    converter = auth.add(settings.data, "voices", ("voices",))
     with serving(settings) as running, torchserving(running, models=("asr=default",), grpc=False) as ports:
         speech, owner = ({"Authorization": f"Bearer {each}"} for each in (transcriber, operator))
         assert error(ports.inference.post("/predictions/asr", content=audio)) == (400, "InvalidKeyException")
         assert ports.inference.post("/predictions/asr", content=audio, headers=speech).status_code == 200
         assert error(ports.inference.post("/predictions/asr", content=audio, headers=owner))[0] == 403
+        # It may predict, though not with a model of this role.
+        other = {"Authorization": f"Bearer {converter}"}
+        assert error(ports.inference.post("/predictions/asr", content=audio, headers=other))[0] == 403
         assert ports.management.get("/models", headers=owner).status_code == 200
         assert error(ports.management.get("/models", headers=speech))[0] == 403
         assert error(ports.management.get("/token?type=inference", headers=owner))[0] == 403

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import httpx
 
+from chatapi.errors import SettingsError
 from chatapi.interfaces.torchserve import server as torchserve
 from chatapi.interfaces.torchserve.server import TorchServeServer, has_grpc
 from chatapi.interfaces.torchserve.service import TorchServe
@@ -35,21 +38,31 @@ class TorchServePorts:
 
 
 @contextmanager
-def torchserving(running: RunningServer, **values: object) -> Iterator[TorchServePorts]:
-    """TorchServe's ports of a running server, until the block ends; `values`: of the settings table."""
+def torchserving(running: RunningServer, trusted: Path | None = None, **values: object) -> Iterator[TorchServePorts]:
+    """TorchServe's ports of a running server, until the block ends; `values`: of the settings table; `trusted`: the
+    authority of the encrypted ones, in PEM."""
     free = dict.fromkeys(
         ("inference_port", "management_port", "metrics_port", "grpc_inference_port", "grpc_management_port"), 0
     )
-    chosen = TorchServeSettings.model_validate({"enabled": True, "model_api": True, **free, **values})
+    chosen = TorchServeSettings.model_validate(
+        {"enabled": True, "model_api": True, "keep_models": False, **free, **values}
+    )
     appliance = running.appliance
     table, listening = torchserve.open_ports(appliance.settings.model_copy(update={"torchserve": chosen}))
-    server = TorchServeServer(appliance, table, listening)
+    try:
+        server = TorchServeServer(appliance, table, listening)
+    except SettingsError:
+        torchserve.close_ports(listening)
+        raise
     interface = server.torchserve
     urls = {
-        name.removeprefix("torchserve_"): f"http://127.0.0.1:{each.getsockname()[1]}"
+        name.removeprefix(
+            "torchserve_"
+        ): f"{'https' if interface.encrypts(name) else 'http'}://127.0.0.1:{each.getsockname()[1]}"
         for name, each in listening.items()
     }
-    clients = {name: httpx.Client(base_url=url, timeout=60) for name, url in urls.items()}
+    trust = ssl.create_default_context(cafile=trusted) if trusted is not None else True
+    clients = {name: httpx.Client(base_url=url, timeout=60, verify=trust) for name, url in urls.items()}
     try:
         with running_interface(running, server.run) as task:
 

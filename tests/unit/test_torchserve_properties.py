@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from chatapi.errors import SettingsError
-from chatapi.interfaces.torchserve.properties import effective
+from chatapi.interfaces.torchserve.model_snapshot import ModelRecord
+from chatapi.interfaces.torchserve.properties import effective, stated_models
 from chatapi.settings import TorchServeSettings
 
 
@@ -38,27 +39,60 @@ def test_properties_of_a_whisper_service_become_settings(tmp_path: Path) -> None
     assert (found.model_store, found.models) == (Path("/models"), ("whisper=whisper_base", "rnnt=rnnt"))
 
 
+def test_tls_of_config_properties_becomes_settings(tmp_path: Path) -> None:
+    found = read(
+        tmp_path,
+        "inference_address=https://127.0.0.1\nmanagement_address=https://127.0.0.1:9444\n"
+        "metrics_address=http://127.0.0.1:8082\nenable_grpc_ssl=true\n"
+        "private_key_file=mykey.key\ncertificate_file=mycert.pem\nkeystore_type=PKCS12\nkeystore_pass=changeit\n",
+    )
+    assert set(found.tls) == {"inference", "management", "grpc"}
+    assert (found.inference_port, found.management_port, found.metrics_port) == (443, 9444, 8082)
+    assert (found.certificate, found.key) == (Path("mycert.pem"), Path("mykey.key"))
+    assert found.keystore_password is not None and found.keystore_password.get_secret_value() == "changeit"
+
+
 def test_settings_win_over_properties_and_lines_are_continued(tmp_path: Path) -> None:
-    text = 'job_queue_size=7\nload_models=all\nmodels={\\\n  "noop": {\\\n    "1.0": {"minWorkers": 1}\\\n  }\\\n}\n'
+    values = '{"minWorkers": 1, "maxWorkers": 3, "batchSize": 4, "maxBatchDelay": 50, "marName": "noop.mar"}'
+    text = f'job_queue_size=7\nload_models=all\nmodels={{\\\n  "noop": {{\\\n    "2.0": {values}\\\n  }}\\\n}}\n'
     assert read(tmp_path, text, queue=9).queue == 9
-    assert read(tmp_path, text).models == ("all", "noop=default")
+    found = read(tmp_path, text)
+    assert found.models == ("all",)
+    assert stated_models(found) == [
+        ModelRecord("noop", "2.0", "noop.mar", "", {"batch_size": 4, "max_batch_delay": 50}, 1, 3)
+    ]
+
+
+def test_snapshot_that_torchserve_wrote_is_read(tmp_path: Path) -> None:
+    values = r'"defaultVersion"\: true,\n "marName"\: "base.mar",\n "minWorkers"\: 2,\n "responseTimeout"\: 90'
+    models = rf'"speech"\: {{\n "1.0"\: {{\n {values}\n}}}}'
+    snapshot = rf'{{\n "name"\: "x-startup.cfg",\n "modelCount"\: 1,\n "models"\: {{\n {models}}}}}'
+    found = read(tmp_path, f"#Saving snapshot\nload_models=speech\\=base.mar\nmodel_snapshot={snapshot}\n")
+    assert found.models == ()
+    assert stated_models(found) == [
+        ModelRecord("speech", "1.0", "base.mar", "", {"response_timeout": 90}, 2, 2, default=True)
+    ]
 
 
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("inference_address=https://127.0.0.1:8443", "must be http://HOST:PORT"),
         ("inference_address=unix:/tmp/x.sock", "must be http://HOST:PORT"),
-        ("private_key_file=mykey.key", "reverse proxy"),
+        ("keystore=store.jks\nkeystore_type=JKS", "must be PKCS12"),
         ("cors_allowed_origin=*", "server.cors_origins"),
         ("job_queue_size=many", "torchserve.queue must be a whole number"),
         ("max_request_size=5", "torchserve.request_bytes must be at least 1024"),
-        ("models={", "models is not a JSON object"),
     ],
 )
 def test_property_that_cannot_be_honoured_is_rejected_by_name(tmp_path: Path, text: str, reason: str) -> None:
     with pytest.raises(SettingsError, match=reason):
         read(tmp_path, text + "\n")
+
+
+@pytest.mark.parametrize("text", ["models={", "models=[]", 'models={"a": 1}', 'models={"a": {"1.0": 1}}'])
+def test_models_that_cannot_be_read_are_rejected(tmp_path: Path, text: str) -> None:
+    with pytest.raises(SettingsError, match="is no JSON object"):
+        stated_models(read(tmp_path, text + "\n"))
 
 
 def test_missing_file_is_an_error(tmp_path: Path) -> None:

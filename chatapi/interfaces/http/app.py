@@ -40,7 +40,7 @@ from chatapi.interfaces.http.connections import BACKLOG, ConnectionTable
 from chatapi.interfaces.http.draining import DrainingServer, FurtherServer
 from chatapi.interfaces.http.middleware import RequestMiddleware
 from chatapi.interfaces.http.protocols import HEAD_BYTES, HttpProtocol, Shared, SocketProtocol
-from chatapi.interfaces.http.tls import SecureServer
+from chatapi.interfaces.http.tls import SecureFurtherServer, SecureServer
 from chatapi.interfaces.http.validation import reject_invalid
 from chatapi.runtime.byte_budget import ByteBudget
 from chatapi.runtime.drain import ERROR_SECONDS, FINISH_SECONDS, Drain
@@ -135,9 +135,13 @@ def server(app: Starlette, secure: ssl.SSLContext | None = None) -> uvicorn.Serv
     return SecureServer(config, drain, secure) if secure is not None else DrainingServer(config, drain)
 
 
-def further_server(app: Starlette) -> uvicorn.Server:
-    """The uvicorn server of another application beside the box's own; `run_server` runs it until the box shuts down."""
-    return FurtherServer(_config(app), app.state.drain)
+def further_server(app: Starlette, secure: ssl.SSLContext | None = None) -> uvicorn.Server:
+    """The uvicorn server of another application beside the box's own, over HTTPS when a TLS context is given;
+    `run_server` runs it until the box shuts down."""
+    drain: Drain = app.state.drain
+    return (
+        SecureFurtherServer(_config(app), drain, secure) if secure is not None else FurtherServer(_config(app), drain)
+    )
 
 
 def _config(app: Starlette) -> uvicorn.Config:

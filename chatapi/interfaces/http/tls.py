@@ -14,7 +14,7 @@ from typing import Any
 import anyio
 import uvicorn
 
-from chatapi.interfaces.http.draining import DrainingServer
+from chatapi.interfaces.http.draining import DrainingServer, FurtherServer
 from chatapi.runtime.drain import Drain
 
 log = logging.getLogger(__name__)
@@ -36,16 +36,14 @@ PLAIN = (
 )
 
 
-class SecureServer(DrainingServer):
+class _TlsServer(uvicorn.Server):
     """uvicorn's server with a TLS listener of its own.
 
     asyncio's listener gives every connection a minute for its handshake, does not limit their number, and resets plain
     HTTP connections, which browsers try first.
     """
 
-    def __init__(self, config: uvicorn.Config, drain: Drain, secure: ssl.SSLContext) -> None:
-        super().__init__(config, drain)
-        self._secure = secure
+    _secure: ssl.SSLContext
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Starts as uvicorn does, but with our listener."""
@@ -57,6 +55,22 @@ class SecureServer(DrainingServer):
             config=self.config, server_state=self.server_state, app_state=self.lifespan.state
         )
         return protocol
+
+
+class SecureServer(_TlsServer, DrainingServer):
+    """The box's own server with TLS."""
+
+    def __init__(self, config: uvicorn.Config, drain: Drain, secure: ssl.SSLContext) -> None:
+        super().__init__(config, drain)
+        self._secure = secure
+
+
+class SecureFurtherServer(_TlsServer, FurtherServer):
+    """A server beside the box's own with TLS."""
+
+    def __init__(self, config: uvicorn.Config, drain: Drain, secure: ssl.SSLContext) -> None:
+        super().__init__(config, drain)
+        self._secure = secure
 
 
 class _TlsListener:

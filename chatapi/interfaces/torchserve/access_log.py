@@ -1,4 +1,4 @@
-"""TorchServe's access log and model log: files in its form, without query strings and without content."""
+"""TorchServe's access log, model log and model metrics: files in its form, without queries and without content."""
 
 from __future__ import annotations
 
@@ -18,11 +18,18 @@ from chatapi.observability.redaction import redacted
 LARGEST = 10 << 20
 """Largest size of a log file and of each older one, in bytes."""
 OLDER = 4
-LOGS = {"chatapi.torchserve.access": "access_log.log", "chatapi.torchserve.model": "model_log.log"}
+LOGS = {
+    "chatapi.torchserve.access": "access_log.log",
+    "chatapi.torchserve.model": "model_log.log",
+    "chatapi.torchserve.model_metrics": "model_metrics.log",
+}
 """Logger -> its file."""
+KINDS = {"chatapi.torchserve.access": "ACCESS_LOG - ", "chatapi.torchserve.model": "MODEL_LOG - "}
+"""Logger -> what its lines begin with."""
 
 _log = logging.getLogger("chatapi.torchserve.access")
 _model = logging.getLogger("chatapi.torchserve.model")
+_metrics = logging.getLogger("chatapi.torchserve.model_metrics")
 
 
 class _Form(logging.Formatter):
@@ -30,9 +37,8 @@ class _Form(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         moment = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(record.created))
-        kind = "ACCESS_LOG" if record.name == _log.name else "MODEL_LOG"
         text = redacted(record.getMessage()).replace("\r", " ").replace("\n", " ")
-        return f"{moment},{record.msecs:03.0f} [{record.levelname:<5}] {kind} - {text}"
+        return f"{moment},{record.msecs:03.0f} [{record.levelname:<5}] {KINDS.get(record.name, '')}{text}"
 
 
 class _Forward(logging.Handler):
@@ -66,7 +72,8 @@ def writing_logs(folder: Path | None) -> Iterator[None]:
     for name, handler in handlers.items():
         handler.setFormatter(_Form())
         logging.getLogger(name).addHandler(handler)
-    _log.setLevel(logging.INFO)
+    for logger in (_log, _metrics):
+        logger.setLevel(logging.INFO)
     # The file has every line, whatever level the log of chatapi has.
     _model.setLevel(logging.INFO)
     _model.propagate = False
@@ -74,7 +81,8 @@ def writing_logs(folder: Path | None) -> Iterator[None]:
     try:
         yield
     finally:
-        _log.setLevel(logging.CRITICAL)
+        for logger in (_log, _metrics):
+            logger.setLevel(logging.CRITICAL)
         _model.removeHandler(forward)
         _model.setLevel(logging.NOTSET)
         _model.propagate = True
@@ -83,8 +91,9 @@ def writing_logs(folder: Path | None) -> Iterator[None]:
             handler.close()
 
 
-_log.propagate = False
-_log.setLevel(logging.CRITICAL)
+for _each in (_log, _metrics):
+    _each.propagate = False
+    _each.setLevel(logging.CRITICAL)
 
 
 class AccessLog:
@@ -118,3 +127,10 @@ def record(peer: str, method: str, path: str, protocol: str, status: int, begun:
     """Write a line of the access log. `begun`: on the monotonic clock, in seconds."""
     milliseconds = round((time.monotonic() - begun) * 1000)
     _log.info('%s "%s %s %s" %d %d', peer, method, path[:500], protocol, status, milliseconds)
+
+
+def record_metrics(worker: str, model: str, host: str, milliseconds: float) -> None:
+    """Write the lines of a prediction to the model metrics. `worker`: such as W-9000-whisper_1.0."""
+    for name in ("HandlerTime", "PredictionTime"):
+        labels = f"#ModelName:{model},Level:Model|#hostname:{host},{time.time():.0f}"
+        _metrics.info("%s MODEL_METRICS - %s.Milliseconds:%.2f|%s", worker, name, milliseconds, labels)

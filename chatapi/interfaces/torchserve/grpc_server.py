@@ -13,6 +13,7 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from chatapi.auth.policy import Interface
 from chatapi.errors import NotReady, SettingsError
+from chatapi.interfaces.torchserve.encryption import PortEncryption
 from chatapi.interfaces.torchserve.grpc_calls import Call, inference_calls, management_calls
 from chatapi.interfaces.torchserve.grpc_guard import Guard
 from chatapi.interfaces.torchserve.grpc_messages import INFERENCE, MANAGEMENT, METHODS, POOL, SERVICES, message
@@ -41,7 +42,7 @@ async def serve_grpc(torchserve: TorchServe) -> None:
     try:
         for interface, package, port, calls in parts:
             server = _server(torchserve, interface, package, calls)
-            ports.append(_listen(server, table.host, port, interface))
+            ports.append(_listen(server, torchserve, port, interface))
             servers.append(server)
             await server.start()
         torchserve.grpc_ports = tuple(ports)
@@ -67,12 +68,25 @@ async def _stop(servers: list[grpc.aio.Server]) -> None:
             group.start_soon(server.stop, STOP_SECONDS)
 
 
-def _listen(server: grpc.aio.Server, host: str, port: int, interface: Interface) -> int:
+def _listen(server: grpc.aio.Server, torchserve: TorchServe, port: int, interface: Interface) -> int:
+    host, encryption = torchserve.table.host, torchserve.encryption
+    address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     setting = f"torchserve.grpc_{interface.removeprefix('torchserve_')}_port"
     try:
-        return int(server.add_insecure_port(f"[{host}]:{port}" if ":" in host else f"{host}:{port}"))
+        if encryption is not None and torchserve.encrypts("grpc"):
+            return int(server.add_secure_port(address, _credentials(encryption)))
+        return int(server.add_insecure_port(address))
     except RuntimeError as error:
         raise SettingsError(f"cannot listen on {host}:{port} for gRPC; set {setting}") from error
+
+
+def _credentials(encryption: PortEncryption) -> Any:
+    """gRPC's credentials; each connection gets the certificate as it is now."""
+
+    def configuration() -> Any:
+        return grpc.ssl_server_certificate_configuration([encryption.pair])
+
+    return grpc.dynamic_ssl_server_credentials(configuration(), configuration)
 
 
 def _server(torchserve: TorchServe, interface: Interface, package: str, calls: Mapping[str, Call]) -> grpc.aio.Server:

@@ -68,6 +68,7 @@ class Management:
         head = f'Model "{served.name}" Version: {served.version} registered with '
         if not least:
             served.scale(0, 0)
+            await self._torchserve.start.keep()
             return head + "0 initial workers. Use scale workers API to add workers for the model.", 200
         if not _truth(values, "synchronous"):
             self._torchserve.soon(lambda: self._start(served, least, most))
@@ -83,32 +84,38 @@ class Management:
         if most < least:
             raise Unprocessable("max_worker cannot be less than min_worker.")
         if not _truth(values, "synchronous"):
-            self._torchserve.soon(lambda: self._models.scale(served, least, most))
+            self._torchserve.soon(lambda: self._scale(served, least, most))
             return UPDATING, 202
-        await self._models.scale(served, least, most)
+        await self._scale(served, least, most)
         of_version = f", version: {version}" if version else ""
         return f"Workers scaled to {least} for model: {name}{of_version}", 200
 
-    def set_default(self, name: str, version: str) -> str:
+    async def set_default(self, name: str, version: str) -> str:
         """Make a version the default one; the status text."""
         self._models.set_default(name, version)
+        await self._torchserve.start.keep()
         return f'Default version successfully updated for model "{name}" to "{version}"'
 
-    def unregister(self, name: str, version: str | None) -> str:
+    async def unregister(self, name: str, version: str | None) -> str:
         """Unregister a model; the status text. Raises MethodNotAllowed, NotFound, Forbidden."""
         self._require_api()
         self._models.unregister(name, version)
         if all(each.name != name for each in self._models):
             self._torchserve.metrics.forget(name)
+        await self._torchserve.start.keep()
         return f'Model "{name}" unregistered'
 
     async def _start(self, served: ServedModel, least: int, most: int) -> None:
         """Start the workers of a new registration, which ends when they cannot be started."""
         try:
-            await self._models.scale(served, least, most)
+            await self._scale(served, least, most)
         except BaseException:
             self._models.unregister(served.name, served.version)
             raise
+
+    async def _scale(self, served: ServedModel, least: int, most: int) -> None:
+        await self._models.scale(served, least, most)
+        await self._torchserve.start.keep()
 
     def _require_api(self) -> None:
         if not self._torchserve.table.model_api:
@@ -206,11 +213,12 @@ class ManagementRoutes:
         return _status(*await self._management.scale(model, version, values))
 
     async def set_default(self, request: Request) -> Response:
-        return _status(self._management.set_default(request.path_params["model"], request.path_params["version"]), 200)
+        model, version = request.path_params["model"], request.path_params["version"]
+        return _status(await self._management.set_default(model, version), 200)
 
     async def unregister(self, request: Request) -> Response:
         model, version = request.path_params["model"], request.path_params.get("version")
-        return _status(self._management.unregister(model, version), 200)
+        return _status(await self._management.unregister(model, version), 200)
 
     async def is_ready(self, request: Request) -> Response:
         served = self._torchserve.models.get(request.path_params["model"])

@@ -23,6 +23,7 @@ NAMES: dict[str, tuple[str, str]] = {
     "ts_inference_requests_total": ("counter", COUNT),
     "ts_inference_latency_microseconds": ("counter", MICROSECONDS),
     "ts_queue_latency_microseconds": ("counter", MICROSECONDS),
+    "OpenSessions": ("counter", COUNT),
     "QueueTime": ("gauge", MILLISECONDS),
     "WorkerThreadTime": ("gauge", MILLISECONDS),
     "WorkerLoadTime": ("gauge", MILLISECONDS),
@@ -39,7 +40,8 @@ NAMES: dict[str, tuple[str, str]] = {
     "HandlerTime": ("gauge", "ms"),
     "PredictionTime": ("gauge", "ms"),
 }
-"""Name -> type and unit; those of a GPU have no values where the box measures none."""
+"""Name -> type and unit; those of a GPU have no values, because the box measures none, and neither
+have sessions, which no model has."""
 
 Sample = tuple[str, dict[str, str], float]
 """Name, labels and value."""

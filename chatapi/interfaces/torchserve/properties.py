@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 from collections.abc import Iterator, Mapping
@@ -12,6 +11,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from chatapi.errors import SettingsError, describe_validation_error
+from chatapi.interfaces.torchserve import model_snapshot
+from chatapi.interfaces.torchserve.model_snapshot import ModelRecord
 from chatapi.interfaces.torchserve.served_model import ALL
 from chatapi.settings import TorchServeSettings
 
@@ -20,6 +21,7 @@ log = logging.getLogger(__name__)
 MOST_BYTES = 1 << 20
 """Largest file, in bytes."""
 ADDRESS = re.compile(r"(?:(https?|unix|grpc)://?)?(\[[0-9a-fA-F:]+\]|[^:/\s]+)(?::(\d{1,5}))?/?")
+ESCAPE = re.compile(r"\\(.)")
 ADDRESSES = {
     "inference_address": "inference_port",
     "management_address": "management_port",
@@ -28,6 +30,8 @@ ADDRESSES = {
     "grpc_management_address": "",
 }
 """Property with an address -> the setting of its port."""
+SECURE_PORTS = {"inference_address": 443, "management_address": 8444, "metrics_address": 8445}
+"""Property with an address -> its port where the address has https and no port."""
 VALUES = {
     "grpc_inference_port": "grpc_inference_port",
     "grpc_management_port": "grpc_management_port",
@@ -39,11 +43,15 @@ VALUES = {
     "max_response_size": "response_bytes",
     "enable_model_api": "model_api",
     "token_expiration_min": "token_minutes",
+    "private_key_file": "key",
+    "certificate_file": "certificate",
+    "keystore": "keystore",
+    "keystore_pass": "keystore_password",
 }
 """Property -> the setting that takes its value."""
+ELSEWHERE = ("enable_grpc_ssl", "keystore_type", "load_models", "models", "model_snapshot")
+"""Properties that are no setting of their own, and have an effect."""
 REJECTED = {
-    "keystore": "TorchServe's ports have no TLS here; put a reverse proxy in front of them",
-    "private_key_file": "TorchServe's ports have no TLS here; put a reverse proxy in front of them",
     "cors_allowed_origin": "server.cors_origins names the pages that may call the box",
     "plugins_path": "plug-ins of TorchServe cannot run; chatapi has plug-ins of its own",
 }
@@ -69,7 +77,7 @@ def effective(table: TorchServeSettings) -> TorchServeSettings:
 
 
 def _settings(properties: Mapping[str, str], file: Path) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    found: dict[str, Any] = {"tls": _encrypted(properties)}
     ignored = []
     for name, value in properties.items():
         if name in REJECTED:
@@ -78,36 +86,48 @@ def _settings(properties: Mapping[str, str], file: Path) -> dict[str, Any]:
             found |= _address(name, value, file)
         elif name in VALUES:
             found[VALUES[name]] = value
+        elif name == "keystore_type" and value.upper() != "PKCS12":
+            raise SettingsError(f"{file}: keystore_type is {value!r}; it must be PKCS12, to which keytool converts it")
         elif name == "disable_token_authorization":
             found["tokens"] = value.lower() != "true"
-        elif name in ("load_models", "models"):
-            found["models"] = (*found.get("models", ()), *_models(name, value, file))
-        else:
+        elif name == "load_models" and "model_snapshot" not in properties:
+            found["models"] = _models(value)
+        elif name not in ELSEWHERE:
             ignored.append(name)
     if ignored:
         log.info("properties of %s without an effect here: %s", file, ", ".join(ignored))
     return {name: value for name, value in found.items() if value != ()}
 
 
+def _encrypted(properties: Mapping[str, str]) -> tuple[str, ...]:
+    """The interfaces with an address of https, and gRPC where it is encrypted."""
+    addresses = [name for name in SECURE_PORTS if properties.get(name, "").lower().startswith("https:")]
+    grpc = ("grpc",) if properties.get("enable_grpc_ssl", "").lower() == "true" else ()
+    return (*(each.removesuffix("_address") for each in addresses), *grpc)
+
+
 def _address(name: str, value: str, file: Path) -> dict[str, Any]:
     match = ADDRESS.fullmatch(value.strip())
-    if match is None or match[1] in ("https", "unix"):
-        raise SettingsError(f"{file}: {name} is {value!r}; it must be http://HOST:PORT")
-    port = {ADDRESSES[name]: int(match[3])} if match[3] and ADDRESSES[name] else {}
+    if match is None or match[1] == "unix":
+        raise SettingsError(f"{file}: {name} is {value!r}; it must be http://HOST:PORT or https://HOST:PORT")
+    number = match[3] or (SECURE_PORTS.get(name) if match[1] == "https" else None)
+    port = {ADDRESSES[name]: int(number)} if number and ADDRESSES[name] else {}
     return {"host": match[2].strip("[]"), **port}
 
 
-def _models(name: str, value: str, file: Path) -> tuple[str, ...]:
+def stated_models(table: TorchServeSettings) -> list[ModelRecord]:
+    """The models of the file that have options of their own: its snapshot, or else `models`. Raises SettingsError."""
+    if table.config is None:
+        return []
+    properties = _read(table.config)
+    name = "model_snapshot" if "model_snapshot" in properties else "models"
+    return model_snapshot.parse(properties.get(name, "{}"), f"{table.config}: {name}")
+
+
+def _models(value: str) -> tuple[str, ...]:
     """The models to register at the start, as the setting has them."""
-    if name == "load_models":
-        entries = [each.strip() for each in value.split(",") if each.strip() not in ("", "standalone", "none")]
-        return tuple(ALL if each == ALL else _entry(*each.partition("=")[::2]) for each in entries)
-    try:
-        tree = json.loads(value)
-        names = [str(each) for each in tree]
-    except (ValueError, TypeError):
-        raise SettingsError(f"{file}: models is not a JSON object") from None
-    return tuple(f"{each}=default" for each in names)
+    entries = [each.strip() for each in value.split(",") if each.strip() not in ("", "standalone", "none")]
+    return tuple(ALL if each.lower() == ALL else _entry(*each.partition("=")[::2]) for each in entries)
 
 
 def _entry(name: str, archive: str) -> str:
@@ -134,4 +154,9 @@ def _lines(text: str) -> Iterator[tuple[str, str]]:
     for line in joined.splitlines():
         line = line.strip()
         if line and line[0] not in "#!" and (match := re.match(r"([^=:\s]+)\s*[=:\s]\s*(.*)", line)):
-            yield match[1], match[2].strip()
+            yield match[1], ESCAPE.sub(_unescaped, match[2].strip())
+
+
+def _unescaped(match: re.Match[str]) -> str:
+    """The character of an escape, such as a new line in the snapshots that TorchServe writes."""
+    return {"n": "\n", "t": "\t", "r": "\r", "f": "\f"}.get(match[1], match[1])

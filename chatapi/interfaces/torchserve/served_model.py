@@ -57,6 +57,8 @@ class ServedModel:
     name: str
     version: str
     url: str
+    role: str
+    """Name of its role in the box, such as asr."""
     model: str
     """Name of the box's model, or DEFAULT."""
     options: ModelOptions
@@ -74,6 +76,11 @@ class ServedModel:
     started_at: list[float] = field(default_factory=list)
     """When each worker started, in seconds since 1970."""
     _changed: anyio.Event = field(default_factory=anyio.Event)
+
+    @property
+    def model_is_chosen(self) -> bool:
+        """Whether it is a certain model rather than the one in use."""
+        return self.model != DEFAULT
 
     def scale(self, least: int, most: int) -> None:
         """Set the numbers of workers. Raises Unprocessable."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import logging
 import socket
+import ssl
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
@@ -83,7 +84,8 @@ class TorchServeServer:
     def __init__(
         self, appliance: Appliance, table: TorchServeSettings, listening: Mapping[Interface, socket.socket]
     ) -> None:
-        """`table`: the effective settings. Raises SettingsError when the key file cannot be written."""
+        """`table`: the effective settings. Raises SettingsError when the key file cannot be written, and for
+        certificates that cannot be used."""
         self.torchserve = TorchServe(appliance, table)
         self._listening = listening
 
@@ -91,9 +93,11 @@ class TorchServeServer:
     def health(self) -> dict[str, Any]:
         """Plain values: the addresses and how many models are registered."""
         host = f"[{self.torchserve.table.host}]" if ":" in self.torchserve.table.host else self.torchserve.table.host
-        urls = [f"http://{host}:{each.getsockname()[1]}" for each in self._listening.values()]
+        schemes = {each: "https" if self.torchserve.encrypts(each) else "http" for each in self._listening}
+        urls = [f"{schemes[name]}://{host}:{each.getsockname()[1]}" for name, each in self._listening.items()]
+        grpc = "grpcs" if self.torchserve.encrypts("grpc") else "grpc"
         return {
-            "listening": [*urls, *(f"grpc://{host}:{port}" for port in self.torchserve.grpc_ports)],
+            "listening": [*urls, *(f"{grpc}://{host}:{port}" for port in self.torchserve.grpc_ports)],
             "models": len(self.torchserve.models),
         }
 
@@ -106,14 +110,20 @@ class TorchServeServer:
             async with anyio.create_task_group() as group:
                 self.torchserve.group = group
                 for interface, listening in self._listening.items():
-                    app = self.application(interface)
-                    group.start_soon(run_server, further_server(app), listening, self.torchserve.appliance.settings)
+                    web = further_server(self.application(interface), self._secure(interface))
+                    group.start_soon(run_server, web, listening, self.torchserve.appliance.settings)
                 if self.torchserve.table.grpc is not False and has_grpc():
                     # Imported here, because only this needs the extra.
                     from chatapi.interfaces.torchserve.grpc_server import serve_grpc
 
                     group.start_soon(serve_grpc, self.torchserve)
-                group.start_soon(self.torchserve.models.register_at_start)
+                group.start_soon(self.torchserve.start.register)
+                group.start_soon(self.torchserve.keep_certificate)
+
+    def _secure(self, interface: Interface) -> ssl.SSLContext | None:
+        """The TLS context of a port; None: it is not encrypted."""
+        encryption = self.torchserve.encryption
+        return encryption.context if encryption is not None and self.torchserve.encrypts(interface) else None
 
     def application(self, interface: Interface) -> Starlette:
         """The ASGI application of one port."""
