@@ -287,6 +287,8 @@ class Voice:
     """Sample rate of its speech, in Hz."""
     region: str = ""
     """ISO 3166-1 code of the country whose dates and accent it speaks, such as GB; empty: unknown."""
+    base: str = ""
+    """Name of the engine's voice whose speech is converted to this voice; empty: it is a voice of the engine."""
 
     @property
     def locale(self) -> str:

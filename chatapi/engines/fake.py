@@ -145,7 +145,7 @@ class FakeVoiceConverter(_Paced):
         hertz = float(np.argmax(np.abs(np.fft.rfft(samples)))) * RATE / len(samples)
         yield np.full((max(1, len(samples) // BLOCK), 1), hertz, np.float32)
 
-    def convert(self, samples: Samples, reference: Samples, stop: Stop = never) -> Iterator[Audio]:
+    def convert(self, samples: Samples, reference: Samples, stop: Stop = never, source: str = "") -> Iterator[Audio]:
         if reference.ndim != 2 or reference.shape[1] != 1:
             raise Unprocessable("the reference was made by another voice converter", code="unknown_reference")
         if not len(reference):

@@ -90,8 +90,11 @@ class VoiceConverter(Protocol):
         """What is kept of a voice: rows of numbers, of shape (frames, width), of 16 kHz mono of one speaker, part by
         part. References of several clips are joined along the first axis."""
 
-    def convert(self, samples: Samples, reference: Samples, stop: Stop = never) -> Iterator[Audio]:
+    def convert(self, samples: Samples, reference: Samples, stop: Stop = never, source: str = "") -> Iterator[Audio]:
         """16 kHz mono in the voice of the reference, in parts of about 0.7 s; silence where the source is silent.
+
+        `source`: a name of who speaks; what the engine learned of the speaker in earlier calls makes short recordings
+        better. Empty: it is learned from this recording alone.
 
         Raises Unprocessable (empty_reference) for a reference without frames, (unknown_reference) for another width.
         """

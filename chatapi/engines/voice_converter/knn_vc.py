@@ -67,7 +67,7 @@ class KnnVc:
             # Half precision: ten minutes then take 36 MB.
             yield np.concatenate([features, bands], axis=1).astype(np.float16)
 
-    def convert(self, samples: Samples, reference: Samples, stop: Stop = never) -> Iterator[Audio]:
+    def convert(self, samples: Samples, reference: Samples, stop: Stop = never, source: str = "") -> Iterator[Audio]:
         if reference.ndim != 2 or reference.shape[1] != self._width + BANDS:
             raise Unprocessable("the reference was made by another voice converter", code="unknown_reference")
         if not len(reference):

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 import anyio.to_thread
 
-from chatapi.audio import Audio, Samples
+from chatapi.audio import Audio, Samples, provenance
 from chatapi.audio.decode import Source, decode
 from chatapi.engines import VoiceConverter
 from chatapi.engines.call import EngineCall
-from chatapi.errors import Unprocessable
 from chatapi.runtime.admission import Admission, Priority
 from chatapi.runtime.workers import Engines
 from chatapi.services.transcription.speakers import SpeakerLabeller
+from chatapi.services.voice_conversion.cloned_voices import ClonedVoices, check_format
 from chatapi.services.voice_conversion.references import ReferenceClip, ReferenceMaker
 from chatapi.services.voice_conversion.store import StoredVoice, VoiceStore, checked_consent, checked_name
 from chatapi.settings import Settings
-from chatapi.system.version import version
 
 AT_ONCE = 1
 """Conversions and new voices that are computed at once; the engine has one thread."""
@@ -47,19 +46,23 @@ class ConvertedSpeech:
 
 def mark(target: TargetVoice | Sequence[ReferenceClip]) -> str:
     """The comment of recordings that are converted to a voice."""
-    return f"converted speech, voice {target.name if isinstance(target, TargetVoice) else UNNAMED}, chatapi {version()}"
+    return provenance.converted_comment(target.name if isinstance(target, TargetVoice) else UNNAMED)
 
 
 class VoiceConversion:
     """Converts with the engine of the role `voice_converter`. `owner` of a method: whose voices it sees; None: all."""
 
-    def __init__(self, engines: Engines, labeller: SpeakerLabeller, settings: Settings) -> None:
+    def __init__(
+        self, engines: Engines, labeller: SpeakerLabeller, settings: Settings, require: Callable[[], None]
+    ) -> None:
+        """`require` raises ModelError where the converter has no model."""
         self._worker = engines.voice_converter
         self._references = ReferenceMaker(engines, labeller, settings)
         # Of its own: a conversion holds its slot for longer than a turn.
         self._admission = Admission("conversions", AT_ONCE, settings.limits.queue)
         self._most = settings.voice_converter.max_seconds
         self.store = VoiceStore(settings.data, settings.voice_converter.max_voices)
+        self.cloned = ClonedVoices(self.store, self._worker, require)
 
     def check_admission(self) -> None:
         """Raises Busy where a new conversion would be rejected."""
@@ -100,9 +103,7 @@ class VoiceConversion:
         """A stored voice. Raises what `find` raises, Unprocessable (unknown_reference) for that of another engine."""
         found = await self.find(voice, owner)
         wanted = (await self._worker.open()).reference_format
-        if found.reference_format != wanted:
-            message = f"the voice {found.name!r} was made for {found.reference_format}, and {wanted} is in use"
-            raise Unprocessable(f"{message}; add it again", code="unknown_reference")
+        check_format(found, wanted)
         return TargetVoice(found.name, await anyio.to_thread.run_sync(self.store.reference, found))
 
     @asynccontextmanager
