@@ -33,6 +33,7 @@ INTERFACES = {
     "torchserve_inference": "TorchServe inference",
     "torchserve_management": "TorchServe management",
     "torchserve_metrics": "TorchServe metrics",
+    "torchserve_model": "TorchServe predictions with models of the role",
     "asr_webservice": "whisper-asr-webservice",
 }
 """Interface of the policy -> its name in the table."""

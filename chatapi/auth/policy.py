@@ -22,13 +22,16 @@ Interface = Literal[
     "torchserve_inference",
     "torchserve_management",
     "torchserve_metrics",
+    "torchserve_model",
     "asr_webservice",
 ]
-WITHOUT_METHODS = ("websocket", "realtime", "wyoming")
-"""Interfaces whose operations are a path or a type without an HTTP method."""
+WITHOUT_METHODS = ("websocket", "realtime", "wyoming", "torchserve_model")
+"""Interfaces whose operations are a path, a role or a type without an HTTP method."""
 
 ANY_KEY: tuple[Scope, ...] = ()
 """Any valid key is enough."""
+PREDICT: tuple[Scope, ...] = (TALK, TRANSCRIBE, VOICES)
+"""A prediction; the role of the model needs more."""
 POLICY: dict[Interface, dict[str, tuple[Scope, ...]]] = {
     "http": {
         "GET /": ANY_KEY,
@@ -142,23 +145,23 @@ POLICY: dict[Interface, dict[str, tuple[Scope, ...]]] = {
         "GET /api-description": ANY_KEY,
         "GET /ping": ANY_KEY,
         "OPTIONS /predictions/{model}": ANY_KEY,
-        "POST /predictions/{model}": (TALK, TRANSCRIBE),
-        "PUT /predictions/{model}": (TALK, TRANSCRIBE),
-        "POST /predictions/{model}/{version}": (TALK, TRANSCRIBE),
-        "PUT /predictions/{model}/{version}": (TALK, TRANSCRIBE),
-        "POST /explanations/{model}": (TALK, TRANSCRIBE),
-        "POST /{model}/predict": (TALK, TRANSCRIBE),
-        "POST /{model}/{version}/predict": (TALK, TRANSCRIBE),
-        "POST /invocations": (TALK, TRANSCRIBE),
-        "POST /models/{model}/invoke": (TALK, TRANSCRIBE),
+        "POST /predictions/{model}": PREDICT,
+        "PUT /predictions/{model}": PREDICT,
+        "POST /predictions/{model}/{version}": PREDICT,
+        "PUT /predictions/{model}/{version}": PREDICT,
+        "POST /explanations/{model}": PREDICT,
+        "POST /{model}/predict": PREDICT,
+        "POST /{model}/{version}/predict": PREDICT,
+        "POST /invocations": PREDICT,
+        "POST /models/{model}/invoke": PREDICT,
         "GET /v1/models/{model}": ANY_KEY,
-        "POST /v1/models/{call}": (TALK, TRANSCRIBE),
+        "POST /v1/models/{call}": PREDICT,
         "GET /v2": ANY_KEY,
         "GET /v2/health/live": ANY_KEY,
         "GET /v2/health/ready": ANY_KEY,
         "GET /v2/models/{model}": ANY_KEY,
         "GET /v2/models/{model}/ready": ANY_KEY,
-        "POST /v2/models/{model}/infer": (TALK, TRANSCRIBE),
+        "POST /v2/models/{model}/infer": PREDICT,
     },
     "torchserve_management": {
         "OPTIONS /": ANY_KEY,
@@ -179,6 +182,10 @@ POLICY: dict[Interface, dict[str, tuple[Scope, ...]]] = {
         "OPTIONS /": ANY_KEY,
         "GET /metrics": (OPERATE,),
     },
+    "torchserve_model": {
+        # What a prediction does, by the role of its model.
+        "asr": (TALK, TRANSCRIBE),
+    },
     "asr_webservice": {
         "GET /": ANY_KEY,
         "GET /status": ANY_KEY,
@@ -189,8 +196,9 @@ POLICY: dict[Interface, dict[str, tuple[Scope, ...]]] = {
 }
 """Interface -> operation -> the scopes of which a client needs one.
 
-An operation is an HTTP method and path, the path of a WebSocket, the type of a Realtime session, or that of an event.
-In a path `{name}` stands for one segment, and `{name:path}` at the end for the rest. HEAD needs what GET needs.
+An operation is an HTTP method and path, the path of a WebSocket, the type of a Realtime session, the role of a model,
+or the type of an event. In a path `{name}` stands for one segment, and `{name:path}` at the end for the rest. HEAD
+needs what GET needs.
 """
 
 
@@ -200,7 +208,7 @@ class Operation:
 
     interface: Interface
     route: str
-    """Path as in the policy, type of a session or an event, or `other` when the policy has no such operation."""
+    """Path as in the policy, role, type of a session or an event, or `other` when the policy has no such operation."""
     scopes: tuple[str, ...]
     """The scopes of which a client needs one; empty: every client may request it."""
     denial: ChatapiError | None = None
@@ -224,7 +232,7 @@ class _Rule:
 
 
 def operation(interface: Interface, name: str) -> Operation:
-    """The operation with this name: the path of a WebSocket, or the type of a session or an event."""
+    """The operation with this name: the path of a WebSocket, a role, or the type of a session or an event."""
     for rule in _rules(interface, name):
         return Operation(interface, rule.route, rule.scopes)
     return Operation(interface, "other", (ALL,), NotFound(f"{name} does not exist"))

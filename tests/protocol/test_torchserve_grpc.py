@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from chatapi import settings
+from chatapi import auth, settings
 from chatapi.interfaces.torchserve.server import has_grpc
 from chatapi.interfaces.torchserve.service import TorchServe
 from conftest import FAKE_ENGINES, TIMEOUT, RunningServer, encode_audio, serving, tone
@@ -174,6 +174,20 @@ def test_tokens_guard_every_method_reflection_too(shared_server: RunningServer, 
                 assert predicted.value.code() == described.value.code() == grpc.StatusCode.PERMISSION_DENIED
             right = [("protocol", "gRPC"), ("authorization", f"Bearer {keys['inference']['key']}")]
             assert predict(request, timeout=SECONDS, metadata=right)
+
+
+def test_prediction_needs_the_scope_of_the_models_role(tmp_path: Path, audio: bytes) -> None:
+    given = settings.load([*FAKE_ENGINES, f"data={tmp_path}"], environ={})
+    keys = {scope: auth.add(tmp_path, scope, (scope,)) for scope in ("transcribe", "voices")}
+    request = field(1, b"asr") + field(3, field(1, b"data") + field(2, audio))
+    with serving(given.settings) as server, torchserving(server, models=("asr=default",)) as ports:
+        with grpc.insecure_channel(ports.grpc[0]) as channel:
+            predict = channel.unary_unary(f"/{INFERENCE}.InferenceAPIsService/Predictions")
+            assert predict(request, timeout=SECONDS, metadata=[("authorization", f"Bearer {keys['transcribe']}")])
+            with pytest.raises(grpc.RpcError) as raised:
+                predict(request, timeout=SECONDS, metadata=[("authorization", f"Bearer {keys['voices']}")])
+    assert raised.value.code() == grpc.StatusCode.PERMISSION_DENIED
+    assert "transcribe" in raised.value.details()
 
 
 def test_damaged_missing_and_late_messages(

@@ -219,11 +219,15 @@ def test_keys_of_the_box_open_the_ports_by_their_scopes(fake_settings: Callable[
     settings = fake_settings()
     transcriber = auth.add(settings.data, "speech", ("transcribe",))
     operator = auth.add(settings.data, "owner", ("operate",))
+    converter = auth.add(settings.data, "voices", ("voices",))
     with serving(settings) as running, torchserving(running, models=("asr=default",), grpc=False) as ports:
         speech, owner = ({"Authorization": f"Bearer {each}"} for each in (transcriber, operator))
         assert error(ports.inference.post("/predictions/asr", content=audio)) == (400, "InvalidKeyException")
         assert ports.inference.post("/predictions/asr", content=audio, headers=speech).status_code == 200
         assert error(ports.inference.post("/predictions/asr", content=audio, headers=owner))[0] == 403
+        # It may predict, though not with a model of this role.
+        other = {"Authorization": f"Bearer {converter}"}
+        assert error(ports.inference.post("/predictions/asr", content=audio, headers=other))[0] == 403
         assert ports.management.get("/models", headers=owner).status_code == 200
         assert error(ports.management.get("/models", headers=speech))[0] == 403
         assert error(ports.management.get("/token?type=inference", headers=owner))[0] == 403

@@ -7,12 +7,10 @@ from typing import Any
 
 import anyio.to_thread
 
-from chatapi.errors import BadInput, ChatapiError, collapse_exception_group
-from chatapi.interfaces.torchserve.grpc_guard import status_code
+from chatapi.errors import ChatapiError, collapse_exception_group
+from chatapi.interfaces.torchserve.grpc_guard import key_holder, status_code
 from chatapi.interfaces.torchserve.grpc_messages import INFERENCE, MANAGEMENT, message
-from chatapi.interfaces.torchserve.inputs import DATA, PredictionInput, options_of, prediction_of
 from chatapi.interfaces.torchserve.management import Management, text_of
-from chatapi.interfaces.torchserve.predictions import answer
 from chatapi.interfaces.torchserve.service import TorchServe
 
 Call = Callable[..., Any]
@@ -35,10 +33,11 @@ def inference_calls(torchserve: TorchServe) -> Mapping[str, Call]:
 
     async def predicted(request: Any) -> bytes:
         served = torchserve.models.get(request.model_name, request.model_version or None)
-        received = await anyio.to_thread.run_sync(_received, request)
-        as_json = (received.options.get("output") or torchserve.table.response) == "json"
-        found = await torchserve.predictor.predict(served, received, request.model_version, as_json)
-        return torchserve.predictor.encoded(answer(found, received, served, as_json))
+        holder = key_holder.get()
+        role = torchserve.role_for(holder, served)
+        fields = {str(name): bytes(value) for name, value in request.input.items()}
+        prediction = await anyio.to_thread.run_sync(role.prediction, fields, served, holder)
+        return (await torchserve.predictor.predict(served, prediction, request.model_version)).content
 
     async def predictions(request: Any, context: Any) -> Any:
         del context
@@ -105,15 +104,3 @@ def management_calls(torchserve: TorchServe) -> Mapping[str, Call]:
         "DescribeModel": describe, "ListModels": listed, "RegisterModel": register, "ScaleWorker": scale,
         "SetDefault": set_default, "UnregisterModel": unregister,
     }  # fmt: skip
-
-
-def _received(request: Any) -> PredictionInput:
-    """The input of a request: one recording or several, under any of the usual names, or a KServe document."""
-    fields = {str(name): bytes(value) for name, value in request.input.items()}
-    options = options_of(fields)
-    recordings = [value for name, value in fields.items() if name in DATA] or [
-        value for name, value in fields.items() if name not in options
-    ]
-    if not recordings or not all(recordings):
-        raise BadInput("input has no recording; send it under the key data", code="missing_file")
-    return prediction_of(recordings, options)

@@ -6,6 +6,7 @@ import logging
 import secrets
 import time
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Sequence
+from contextvars import ContextVar
 from typing import Any
 
 import anyio
@@ -13,7 +14,7 @@ import grpc
 import grpc.aio
 from google.protobuf.message import DecodeError
 
-from chatapi.auth import Operation, audit, client_address, current_client, http_operation
+from chatapi.auth import KeyHolder, Operation, audit, client_address, current_client, http_operation
 from chatapi.auth.audit import ANONYMOUS
 from chatapi.auth.policy import Interface
 from chatapi.errors import (
@@ -38,6 +39,9 @@ from chatapi.observability.logs import request_id
 from chatapi.runtime.byte_budget import Reservation
 
 log = logging.getLogger(__name__)
+
+key_holder: ContextVar[KeyHolder] = ContextVar("key_holder", default=ANONYMOUS)
+"""The client of the call in progress."""
 
 CODES: tuple[tuple[type[ChatapiError], grpc.StatusCode], ...] = (
     (Unauthorized, grpc.StatusCode.PERMISSION_DENIED),
@@ -102,6 +106,7 @@ class Guard(grpc.aio.ServerInterceptor):  # type: ignore[misc]
                 holder = torchserve.authenticate(offered, self._interface, peer)
                 torchserve.appliance.keyring.authorize(holder, wanted)
                 current_client.enter(holder)
+                key_holder.set(holder)
                 messages = _messages(requests, handler.request_deserializer, held, torchserve.body_seconds)
                 await _respond(handler, messages, context)
             except Exception as raised:

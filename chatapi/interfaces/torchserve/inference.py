@@ -8,11 +8,11 @@ from starlette.routing import Route
 from starlette.types import Send
 
 from chatapi.errors import BadInput, NotFound, Unsupported
+from chatapi.interfaces.http.middleware import KEY_HOLDER
 from chatapi.interfaces.http.streaming import CancellableResponse, body, start
-from chatapi.interfaces.torchserve import description, inputs
+from chatapi.interfaces.torchserve import description
 from chatapi.interfaces.torchserve.errors import json_response
-from chatapi.interfaces.torchserve.inputs import PredictionInput
-from chatapi.interfaces.torchserve.predictions import answer
+from chatapi.interfaces.torchserve.model_role import Prediction
 from chatapi.interfaces.torchserve.served_model import ServedModel
 from chatapi.interfaces.torchserve.service import TorchServe
 
@@ -20,24 +20,18 @@ from chatapi.interfaces.torchserve.service import TorchServe
 class PredictionResponse(CancellableResponse):
     """Predicts while the client waits, and stops when it disconnects."""
 
-    def __init__(
-        self, torchserve: TorchServe, served: ServedModel, received: PredictionInput, version: str, as_json: bool
-    ) -> None:
+    def __init__(self, torchserve: TorchServe, served: ServedModel, prediction: Prediction, version: str) -> None:
         """`version`: the one that the request names; empty: none."""
         super().__init__()
         self._torchserve = torchserve
         self._served = served
-        self._received = received
-        self._as_json = as_json
+        self._prediction = prediction
         self._version = version
 
     async def reply(self, send: Send) -> None:
-        found = await self._torchserve.predictor.predict(self._served, self._received, self._version, self._as_json)
-        value = answer(found, self._received, self._served, self._as_json)
-        content = self._torchserve.predictor.encoded(value)
-        media_type = "text/plain" if isinstance(value, str) else "application/json"
-        await send(start(media_type, {"Content-Length": str(len(content))}))
-        await send(body(content, more=False))
+        answer = await self._torchserve.predictor.predict(self._served, self._prediction, self._version)
+        await send(start(answer.media_type, {"Content-Length": str(len(answer.content))}))
+        await send(body(answer.content, more=False))
 
 
 class InferenceRoutes:
@@ -89,9 +83,11 @@ class InferenceRoutes:
         version = request.path_params.get("version", "")
         served = self._torchserve.models.get(name, version)
         # Before the body is received, so that a client without a chance need not send it.
+        holder = request.scope[KEY_HOLDER]
+        role = self._torchserve.role_for(holder, served)
         served.require_worker()
-        received = await inputs.receive(request)
-        return PredictionResponse(self._torchserve, served, received, version, self._wants_json(request, received))
+        prediction = await role.receive(request, served, holder)
+        return PredictionResponse(self._torchserve, served, prediction, version)
 
     async def call(self, request: Request) -> Response:
         """KServe's `{model}:predict`."""
@@ -105,7 +101,7 @@ class InferenceRoutes:
 
     async def explain(self, request: Request) -> Response:
         del request
-        raise Unsupported("explanations are not supported: a transcript has none", code="no_explanations")
+        raise Unsupported("explanations are not supported", code="no_explanations")
 
     async def is_ready(self, request: Request) -> Response:
         served = self._torchserve.models.get(request.path_params["model"])
@@ -121,19 +117,12 @@ class InferenceRoutes:
 
     async def metadata(self, request: Request) -> Response:
         name = request.path_params["model"]
-        tensors = {"name": "data", "datatype": "BYTES", "shape": [1]}
-        versions = [each.version for each in self._torchserve.models.versions(name)]
-        return json_response(
-            {"name": name, "versions": versions, "platform": "chatapi", "inputs": [tensors], "outputs": [tensors]}
+        served = self._torchserve.models.versions(name)
+        inputs, outputs = (
+            [{"name": each, "datatype": "BYTES", "shape": [1]} for each in names]
+            for names in (self._torchserve.roles[served[0].role].inputs, ("data",))
         )
-
-    def _wants_json(self, request: Request, received: PredictionInput) -> bool:
-        """Whether the request asks for segments and times: by `output`, or by naming JSON alone in Accept."""
-        if output := received.options.get("output"):
-            if output not in ("text", "txt", "json"):
-                raise BadInput(f"output is {output[:40]!r}; it must be text or json", code="invalid_value")
-            return output == "json"
-        accept = request.headers.get("accept", "")
-        if received.shape == "single" and accept.partition(";")[0].strip().lower() == "application/json":
-            return True
-        return self._torchserve.table.response == "json"
+        versions = [each.version for each in served]
+        return json_response(
+            {"name": name, "versions": versions, "platform": "chatapi", "inputs": inputs, "outputs": outputs}
+        )

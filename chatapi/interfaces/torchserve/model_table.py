@@ -5,19 +5,20 @@ from __future__ import annotations
 import logging
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from pathlib import PurePosixPath
-from urllib.parse import unquote, urlsplit
 
 import anyio
 import anyio.to_thread
 
 from chatapi.appliance import Appliance
+from chatapi.engines import registry
 from chatapi.errors import BadInput, ChatapiError, Forbidden, NotFound, SettingsError, Unprocessable, WrongMode
 from chatapi.interfaces.torchserve import archive
 from chatapi.interfaces.torchserve.archive import ArchivedModel
 from chatapi.interfaces.torchserve.errors import ModelNotRegistered
+from chatapi.interfaces.torchserve.model_role import ModelRole
+from chatapi.interfaces.torchserve.registrable_models import RegistrableModel, RegistrableModels, file_name, stem
 from chatapi.interfaces.torchserve.served_model import ALL, DEFAULT, FIRST_VERSION, ModelOptions, ServedModel
 from chatapi.settings import TorchServeSettings, replaced
 
@@ -27,21 +28,21 @@ MOST_REGISTERED = 100
 """Most registered versions of all models."""
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,199}", re.ASCII)
 """A model's name or version."""
-LONGEST_URL = 2000
-ENDINGS = (".mar", ".zip", ".tar.gz", ".tgz", ".pth", ".pt", ".onnx", ".bin", ".model")
-"""Endings of a file that are no part of a model's name."""
 
 
 class ModelTable:
     """All registered models. All methods belong to one event loop."""
 
-    def __init__(self, appliance: Appliance, table: TorchServeSettings) -> None:
+    def __init__(self, appliance: Appliance, table: TorchServeSettings, roles: Mapping[str, ModelRole]) -> None:
+        """`roles`: those whose models may be registered, by name."""
         self._appliance = appliance
+        self._roles = roles
         self._table = table
         self._versions: dict[str, dict[str, ServedModel]] = {}
         self._defaults: dict[str, str] = {}
         self._activating = anyio.Lock()
         self._aliases = dict(entry.partition("=")[::2] for entry in table.models if entry != ALL)
+        self._known = RegistrableModels(appliance, roles.values(), self._aliases)
 
     def __len__(self) -> int:
         return sum(map(len, self._versions.values()))
@@ -75,13 +76,12 @@ class ModelTable:
     async def register_at_start(self) -> None:
         """Register the models of the settings once the models are loaded, or else the one in use."""
         await self._appliance.until_warm()
-        workers = self._table.workers or max(1, self._appliance.engines.asr.engine.slots)
         own = {} if self._table.models else {self._appliance.active.get("asr") or DEFAULT: DEFAULT}
         for name, model in (self._aliases or own).items():
-            await self._register_at_start(name, model, workers)
+            await self._register_at_start(name, model)
         if ALL in self._table.models:
             for file in await anyio.to_thread.run_sync(self._stored):
-                await self._register_archive_at_start(file, workers)
+                await self._register_archive_at_start(file)
 
     async def register(self, url: str, name: str = "", options: dict[str, int] | None = None) -> ServedModel:
         """Register a model by the file name of a URL, which is never fetched, or by an archive of the model store.
@@ -90,17 +90,17 @@ class ModelTable:
         """
         if not url:
             raise Unprocessable("Parameter url is required.", details={"param": "url"})
-        file = _file_name(url)
+        file = file_name(url)
         archived = await anyio.to_thread.run_sync(self._archived, file)
-        model = self._known(file) if archived is None else self._known_archived(archived)
-        chosen = name or (archived.name if archived else "") or _stem(file)
+        model = self._known.find(file) if archived is None else self._known_archived(archived)
+        chosen = name or (archived.name if archived else "") or stem(file)
         settings = replace(self._default_options(), **{**(archived.options if archived else {}), **(options or {})})
         settings.check()
         version = archived.version if archived else FIRST_VERSION
         found = self._add(chosen, version, url, model, settings)
         if archived is not None:
             found.min_workers, found.max_workers = archived.min_workers, archived.max_workers
-        log.info("model %s version %s registered as %s", chosen, version, model)
+        log.info("model %s version %s registered as %s", chosen, version, model.name)
         return found
 
     async def scale(self, served: ServedModel, least: int, most: int) -> None:
@@ -130,22 +130,28 @@ class ModelTable:
             del self._versions[name], self._defaults[name]
         log.info("model %s version %s unregistered", name, found.version)
 
-    async def _register_at_start(self, name: str, model: str, workers: int) -> None:
+    async def _register_at_start(self, name: str, model: str) -> None:
         try:
             options = self._default_options()
-            found = self._add(name, FIRST_VERSION, f"{name}.mar", self._known(model), options, startup=True)
+            known = self._known.find(model)
+            found = self._add(name, FIRST_VERSION, f"{name}.mar", known, options, startup=True)
+            workers = self._workers(found)
             await self.scale(found, workers, workers)
         except ChatapiError as error:
             log.warning("model %s not registered at the start: %s", name, error.message)
 
-    async def _register_archive_at_start(self, file: str, workers: int) -> None:
+    async def _register_archive_at_start(self, file: str) -> None:
         try:
             found = await self.register(file)
             found.loaded_at_startup = True
-            least = found.min_workers or workers
+            least = found.min_workers or self._workers(found)
             await self.scale(found, least, max(least, found.max_workers))
         except ChatapiError as error:
             log.warning("archive %s not registered at the start: %s", file, error.message)
+
+    def _workers(self, served: ServedModel) -> int:
+        """Workers of a model that is registered at the start."""
+        return self._table.workers or self._roles[served.role].workers()
 
     def _stored(self) -> list[str]:
         """The archives of the model store. Blocking."""
@@ -158,7 +164,7 @@ class ModelTable:
         return self._versions[name]
 
     def _add(
-        self, name: str, version: str, url: str, model: str, options: ModelOptions, startup: bool = False
+        self, name: str, version: str, url: str, model: RegistrableModel, options: ModelOptions, startup: bool = False
     ) -> ServedModel:
         for what, text in (("model_name", name), ("version", version)):
             if not NAME.fullmatch(text):
@@ -167,7 +173,7 @@ class ModelTable:
             raise WrongMode(f"Model version {version} is already registered for model {name}")
         if len(self) >= MOST_REGISTERED:
             raise WrongMode(f"{len(self)} models are registered, which is the limit; unregister one")
-        found = ServedModel(name, version, url, model, options, self._table.queue, startup)
+        found = ServedModel(name, version, url, model.role, model.name, options, self._table.queue, startup)
         self._versions.setdefault(name, {})[version] = found
         self._defaults.setdefault(name, version)
         return found
@@ -181,41 +187,29 @@ class ModelTable:
         path = None if store is None else store / file
         return archive.read(path) if path is not None and path.is_file() else None
 
-    def _known(self, *names: str) -> str:
-        """The box's model that one of these names stands for. Raises NotFound."""
-        models = [each.name for each in self._appliance.catalog.manifests.values() if each.role == "asr"]
-        known = {_plain(each): each for each in (*models, self._appliance.active.get("asr", DEFAULT), DEFAULT)}
-        known |= {_plain(alias): known.get(_plain(model), DEFAULT) for alias, model in self._aliases.items()}
-        for name in names:
-            if (found := known.get(_plain(_stem(name)))) is not None:
-                return found
-        raise NotFound(
-            f"{names[-1][:200]!r} is none of the box's speech recognition models, which are "
-            f"{', '.join(sorted(models))}; torchserve.models maps another name to one of them",
-            code="model_not_registered",
-        )
-
-    def _known_archived(self, archived: ArchivedModel) -> str:
+    def _known_archived(self, archived: ArchivedModel) -> RegistrableModel:
         """The box's model of an archive. Raises BadInput (invalid_archive), which says that its handler is not run."""
         try:
-            model = self._known(*filter(None, (archived.model, archived.file, archived.name)))
+            model = self._known.find(*filter(None, (archived.model, archived.file, archived.name)))
         except NotFound as error:
             handler = f"its handler {archived.handler!r} is code of its own, which the box does not run"
             raise BadInput(f"{error.message}; {handler}", code="invalid_archive") from None
         if archived.handler:
-            log.info("handler %s of the archive of %s is not run: %s is", archived.handler, archived.name, model)
+            log.info("handler %s of the archive of %s is not run: %s is", archived.handler, archived.name, model.name)
         return model
 
     async def _activate(self, served: ServedModel) -> None:
         """Load the model if another one is in use. Raises WrongMode, NotFound, SettingsError, WaitAndRetry."""
         async with self._activating:
-            active = self._appliance.active.get("asr")
+            active = self._appliance.active.get(served.role)
             if served.model in (DEFAULT, active):
                 return
-            if others := [each.name for each in self if each.max_workers and each is not served]:
+            same = [each for each in self if each.role == served.role and each is not served]
+            if others := [each.name for each in same if each.max_workers]:
+                title = registry.roles()[served.role].title
                 raise WrongMode(
-                    f"the box runs one speech recognition model at a time, and {others[0]!r} has workers with "
-                    f"{active}; scale it to 0 workers or unregister it first"
+                    f"the box runs one {title} model at a time, and {others[0]!r} has workers with {active}; scale it "
+                    "to 0 workers or unregister it first"
                 )
             if not self._appliance.catalog.installed(served.model):
                 message = (
@@ -223,35 +217,12 @@ class ModelTable:
                 )
                 raise NotFound(message, code="model_not_registered")
             begun = time.monotonic()
-            wanted = {"asr.model": served.model, "asr.engine": self._appliance.catalog.get(served.model).engine}
+            wanted = {
+                f"{served.role}.model": served.model,
+                f"{served.role}.engine": self._appliance.catalog.get(served.model).engine,
+            }
             try:
-                await self._appliance.swap("asr", replaced(self._appliance.settings, wanted))
+                await self._appliance.swap(served.role, replaced(self._appliance.settings, wanted))
             except SettingsError as error:
                 raise WrongMode(f"the model {served.model} cannot be loaded: {error.message}") from error
             served.load_seconds = time.monotonic() - begun
-
-
-def _file_name(url: str) -> str:
-    """The last part of a URL's or a file's path. Raises Unprocessable."""
-    if len(url) > LONGEST_URL:
-        raise Unprocessable(
-            f"url has {len(url)} characters; at most {LONGEST_URL} are allowed", details={"param": "url"}
-        )
-    try:
-        path = unquote(urlsplit(url).path)
-    except ValueError:
-        path = url
-    name = PurePosixPath(path.replace("\\", "/")).name
-    if not name or name in (".", "..") or not name.isprintable():
-        raise Unprocessable(f"url {url[:200]!r} names no file", details={"param": "url"})
-    return name
-
-
-def _stem(name: str) -> str:
-    """A file's name without the ending of an archive or a model."""
-    ending = next((each for each in ENDINGS if name.lower().endswith(each)), "")
-    return name[: len(name) - len(ending)] if ending else name
-
-
-def _plain(name: str) -> str:
-    return name.strip().lower().replace("_", "-")

@@ -57,6 +57,8 @@ class ServedModel:
     name: str
     version: str
     url: str
+    role: str
+    """Name of its role in the box, such as asr."""
     model: str
     """Name of the box's model, or DEFAULT."""
     options: ModelOptions

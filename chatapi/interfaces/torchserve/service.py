@@ -9,15 +9,17 @@ from pathlib import Path
 from anyio.abc import TaskGroup
 
 from chatapi.appliance import Appliance
-from chatapi.auth import ANYBODY, KeyHolder
+from chatapi.auth import ANYBODY, KeyHolder, policy
 from chatapi.auth.policy import Interface
 from chatapi.errors import ChatapiError, Unauthorized
 from chatapi.interfaces.http.middleware import LOOPBACK
 from chatapi.interfaces.torchserve.metrics import TorchServeMetrics
+from chatapi.interfaces.torchserve.model_role import ModelRole
 from chatapi.interfaces.torchserve.model_table import ModelTable
 from chatapi.interfaces.torchserve.predictions import Predictor
 from chatapi.interfaces.torchserve.served_model import ServedModel
 from chatapi.interfaces.torchserve.tokens import TokenKind, Tokens
+from chatapi.interfaces.torchserve.transcription_role import TranscriptionRole
 from chatapi.runtime.byte_budget import ByteBudget
 from chatapi.settings import TorchServeSettings
 from chatapi.storage.layout import DataDirectory
@@ -43,7 +45,10 @@ class TorchServe:
         self.appliance = appliance
         self.table = table
         self.metrics = TorchServeMetrics(appliance.settings.data)
-        self.models = ModelTable(appliance, table)
+        roles: Sequence[ModelRole] = (TranscriptionRole(appliance, table),)
+        self.roles: Mapping[str, ModelRole] = {each.name: each for each in roles}
+        """Roles whose models predict, by name."""
+        self.models = ModelTable(appliance, table, self.roles)
         self.predictor = Predictor(appliance, self.metrics, table.response_bytes)
         self.tokens = Tokens(self._key_file, table.token_minutes * 60) if self._issues_tokens else None
         self.budget = ByteBudget(HELD * table.request_bytes)
@@ -59,8 +64,13 @@ class TorchServe:
 
     def is_ready(self, served: ServedModel) -> bool:
         """Whether a model has workers that can work."""
-        usable = self.appliance.engines.asr.state in ("ready", "idle", "reloading")
+        usable = self.appliance.engines[served.role].state in ("ready", "idle", "reloading")
         return bool(served.max_workers) and self.appliance.warm and usable
+
+    def role_for(self, holder: KeyHolder, served: ServedModel) -> ModelRole:
+        """The role of a model, for a client that may predict with it. Raises Forbidden."""
+        policy.authorize(holder, policy.operation("torchserve_model", served.role))
+        return self.roles[served.role]
 
     @property
     def body_seconds(self) -> float:

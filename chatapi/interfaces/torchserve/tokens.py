@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from chatapi.auth import OPERATE, TRANSCRIBE, KeyHolder
+from chatapi.auth.scopes import VOICES
 from chatapi.errors import SettingsError, Unprocessable
 from chatapi.system import private_files
 
@@ -24,7 +25,7 @@ TOKEN_BYTES = 24
 RENEWER = KeyHolder("torchserve API token", (OPERATE,), title="the API token")
 """The client with the token that renews the others; it may do nothing else."""
 HOLDERS = {
-    "inference": KeyHolder("torchserve inference token", (TRANSCRIBE,), title="the inference token"),
+    "inference": KeyHolder("torchserve inference token", (TRANSCRIBE, VOICES), title="the inference token"),
     "management": KeyHolder("torchserve management token", (OPERATE,), title="the management token"),
 }
 """Kind of a token -> the client that has it."""
