@@ -185,6 +185,7 @@ POLICY: dict[Interface, dict[str, tuple[Scope, ...]]] = {
     "torchserve_model": {
         # What a prediction does, by the role of its model.
         "asr": (TALK, TRANSCRIBE),
+        "voice_converter": (VOICES,),
     },
     "asr_webservice": {
         "GET /": ANY_KEY,
