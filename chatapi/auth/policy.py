@@ -118,6 +118,7 @@ POLICY: dict[Interface, dict[str, tuple[Scope, ...]]] = {
         # The type of its session needs more.
         "/v1/realtime": (TALK, REALTIME, TRANSCRIBE),
         "/v1/responses": (TALK,),
+        "/conversions/live": (VOICES,),
     },
     "realtime": {
         "realtime": (TALK, REALTIME),

@@ -115,7 +115,11 @@ def test_command_line_says_a_text_in_the_voice(tmp_path: Path) -> None:
 
 
 @pytest.mark.anyio
-async def test_without_the_model_the_error_names_the_command(fake_settings: Callable[..., Settings]) -> None:
+async def test_without_the_model_the_error_names_the_command(
+    fake_settings: Callable[..., Settings], tmp_path: Path
+) -> None:
+    # A data directory without the link to the machine's models.
+    (tmp_path / "data" / "models").unlink(missing_ok=True)
     async with Appliance(fake_settings()).running() as appliance:
         await appliance.load()
         await appliance.voice_conversion.add("anna", CONSENT, [ReferenceClip("a", clip())])
