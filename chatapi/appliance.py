@@ -118,7 +118,10 @@ class Appliance:
         self.transcriber = FileTranscriber(self.engines, settings, self.metrics)
         self.streaming_transcriber = StreamingTranscriber(self.engines, self.transcriber, settings.vad)
         self.speaker_labeller = SpeakerLabeller(self.engines, settings)
-        self.synthesis = SpeechSynthesis(self.engines, self.metrics, self._voices())
+        self.voice_conversion = VoiceConversion(
+            self.engines, self.speaker_labeller, settings, lambda: self._loader.require("voice_converter")
+        )
+        self.synthesis = SpeechSynthesis(self.engines, self.metrics, self.voice_conversion.cloned, self._voices())
         self.generator = Generator(self.engines.llm, self.synthesis, settings.llm)
         self.completions = Completions(
             self.transcriber, self.synthesis, self.generator, self.conversations, self.admission, settings, self.metrics
@@ -135,7 +138,6 @@ class Appliance:
         self.speech_service = SpeechService(self.synthesis, self.admission, settings, self.metrics)
         self.chat = ChatCompletions(self.transcriber, self.generator, self.admission, settings, self.metrics)
         self.command_recognition = CommandRecognition(self.engines, self.admission, settings, self.active)
-        self.voice_conversion = VoiceConversion(self.engines, self.speaker_labeller, settings)
         self.live = LiveConversations(
             self.engines,
             self.transcriber,

@@ -10,6 +10,7 @@ import av
 import numpy as np
 
 from chatapi.audio import Audio, Resampled, Samples, wav_header
+from chatapi.audio.provenance import marked_wav_header
 from chatapi.errors import Unprocessable
 
 PCM_RATE = 24_000
@@ -56,8 +57,9 @@ class Encoder:
     It only computes: run it on a thread for long audio.
     """
 
-    def __init__(self, name: str, rate: int) -> None:
-        """`rate`: sample rate of the input, in Hz. Raises Unprocessable (unknown_format)."""
+    def __init__(self, name: str, rate: int, comment: str = "") -> None:
+        """`rate`: sample rate of the input, in Hz; `comment`: for the file's metadata, where the format has any. Raises
+        Unprocessable (unknown_format)."""
         found = FORMATS.get(name)
         if found is None:
             raise Unprocessable(
@@ -68,8 +70,8 @@ class Encoder:
         """Sample rate of the file, in Hz."""
         self._given = rate
         self._resampled = Resampled(rate, self.rate)
-        self._muxer = _Muxer(found, self.rate) if found.container else None
-        self._head = wav_header(self.rate) if name == "wav" else b""
+        self._muxer = _Muxer(found, self.rate, comment) if found.container else None
+        self._head = (marked_wav_header(self.rate, comment) if comment else wav_header(self.rate)) * (name == "wav")
 
     def feed(self, audio: Audio) -> bytes:
         """Encodes the next audio; the bytes of the file that are certain."""
@@ -106,11 +108,13 @@ class _Sink:
 class _Muxer:
     """A codec in its container."""
 
-    def __init__(self, form: AudioFormat, rate: int) -> None:
+    def __init__(self, form: AudioFormat, rate: int, comment: str) -> None:
         self._sink = _Sink()
         # Without it the output waits for a full buffer.
         options = {**form.options, "flush_packets": "1"}
         self._file = av.open(self._sink, "w", format=form.container, options=options)
+        if comment:
+            self._file.metadata["comment"] = comment
         # PyAV's type of a stream is the union of all kinds of streams.
         stream: Any = self._file.add_stream(form.codec, rate=rate, layout="mono")
         if form.bit_rate:

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import struct
 
-from chatapi.audio import Audio, wav_header
+from chatapi.audio import Audio, wav, wav_header
+from chatapi.system.version import version
 
 MOST_BYTES = 500
 """Longest comment, in bytes of UTF-8."""
 HEADER = 36
 """Bytes of a WAV file before its chunk `data`."""
+
+
+def converted_comment(voice: str) -> str:
+    """The comment of speech that is converted to a voice."""
+    return f"converted speech, voice {voice}, chatapi {version()}"
 
 
 def marked_wav_header(rate: int, comment: str, frames: int | None = None) -> bytes:
@@ -25,5 +31,7 @@ def marked_wav_header(rate: int, comment: str, frames: int | None = None) -> byt
 
 
 def marked_wav(audio: Audio, comment: str) -> bytes:
-    """A complete 16-bit mono WAV file with a comment."""
+    """A complete 16-bit mono WAV file with a comment; without one, if it is empty."""
+    if not comment:
+        return wav(audio)
     return marked_wav_header(audio.rate, comment, len(audio.samples)) + audio.pcm16()

@@ -118,6 +118,7 @@ POLICY: dict[Interface, dict[str, tuple[Scope, ...]]] = {
         # The type of its session needs more.
         "/v1/realtime": (TALK, REALTIME, TRANSCRIBE),
         "/v1/responses": (TALK,),
+        "/conversions/live": (VOICES,),
     },
     "realtime": {
         "realtime": (TALK, REALTIME),
@@ -185,6 +186,7 @@ POLICY: dict[Interface, dict[str, tuple[Scope, ...]]] = {
     "torchserve_model": {
         # What a prediction does, by the role of its model.
         "asr": (TALK, TRANSCRIBE),
+        "voice_converter": (VOICES,),
     },
     "asr_webservice": {
         "GET /": ANY_KEY,

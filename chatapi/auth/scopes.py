@@ -52,6 +52,12 @@ class KeyHolder:
         wanted = tuple(scopes)
         return not wanted or ALL in self.scopes or any(each in self.scopes for each in wanted)
 
+    @property
+    def owner_id(self) -> str:
+        """The owner of what it adds: the id of its key, because a later key may have the same name. Those that are in
+        no file have a name that no other key can have."""
+        return self.id or self.name
+
     def require(self, scopes: Iterable[str], what: str) -> None:
         """Raises Forbidden (scope_missing) where it has none of these scopes; `what` needs one of them."""
         wanted = tuple(scopes)

@@ -55,6 +55,7 @@ async def _ask_locally(settings: Settings, chosen: argparse.Namespace) -> int:
                     print(f"transcript: {event.text}", file=sys.stderr)
                 elif isinstance(event, TextDelta) and not chosen.json:
                     print(event.text, end="", flush=True, file=text_file)
+            comment = appliance.synthesis.comment(turn.voice) if turn.speak else ""
     if lost:
         print(f"the recording: skipped {lost}", file=sys.stderr)
     document = {"transcript": result.transcript, "reply": result.reply, **asdict(result.ended)}
@@ -62,7 +63,7 @@ async def _ask_locally(settings: Settings, chosen: argparse.Namespace) -> int:
     del document["response"]
     _print_end(document if chosen.json else None, result.conversation, text_file)
     if turn.speak:
-        await write_speech(chosen.output or ANSWER, result.audio())
+        await write_speech(chosen.output or ANSWER, result.audio(), comment)
     return 0
 
 

@@ -51,7 +51,7 @@ def ask(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", "--output", type=Path, help=f"file of a spoken answer; default: answer.wav; {OUTPUT}")
     parser.add_argument("--conversation", help="id of a conversation to continue")
     parser.add_argument("--system", help="system prompt, instead of the default")
-    parser.add_argument("--voice", help="a voice from `chatapi models list`")
+    parser.add_argument("--voice", help="a voice from `chatapi models list` or `chatapi voices list`")
     parser.add_argument("--language", help="ISO 639-1 code of the spoken language")
     parser.add_argument("--max-tokens", type=int, help="longest answer, in tokens")
     parser.add_argument("--temperature", type=float, help="sampling temperature, 0 to 2")
@@ -132,7 +132,7 @@ def say(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--text-only", action="store_true", help="print the normalized text that the voice would get, and stop"
     )
-    parser.add_argument("--voice", help="a voice from `chatapi models list`")
+    parser.add_argument("--voice", help="a voice from `chatapi models list` or `chatapi voices list`")
 
 
 def models(parser: argparse.ArgumentParser) -> None:

@@ -20,5 +20,6 @@ async def say(settings: Settings, chosen: argparse.Namespace) -> int:
                 print(sentence)
             return 0
         parts = [part async for part in synthesis.synthesize_text(text, chosen.voice)]
-    await write_speech(chosen.output, joined(parts))
+        comment = synthesis.comment(chosen.voice)
+    await write_speech(chosen.output, joined(parts), comment)
     return 0

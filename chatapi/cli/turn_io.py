@@ -137,12 +137,13 @@ def output_format(output: Path) -> str:
     return found
 
 
-async def write_speech(output: Path, speech: Audio) -> None:
-    """Write speech to a file, in the format of its suffix, or as WAV to standard output for `-`.
+async def write_speech(output: Path, speech: Audio, comment: str = "") -> None:
+    """Write speech to a file, in the format of its suffix, or as WAV to standard output for `-`. `comment`: for the
+    file's metadata.
 
     Raises StorageError.
     """
-    data = await anyio.to_thread.run_sync(_encoded, speech, output_format(output))
+    data = await anyio.to_thread.run_sync(_encoded, speech, output_format(output), comment)
     if str(output) == STANDARD:
         standard: BinaryIO = sys.stdout.buffer
         standard.write(data)
@@ -154,15 +155,15 @@ async def write_speech(output: Path, speech: Audio) -> None:
     print(f"{speech.seconds:.1f} s of speech in {output}", file=sys.stderr)
 
 
-def _encoded(speech: Audio, name: str) -> bytes:
-    from chatapi.audio import wav
+def _encoded(speech: Audio, name: str, comment: str) -> bytes:
+    from chatapi.audio.provenance import marked_wav
 
     # The encoder's WAV is for streams: its header does not state the length.
     if name == "wav":
-        return wav(speech)
+        return marked_wav(speech, comment)
     from chatapi.audio.encoding import Encoder
 
-    encoder = Encoder(name, speech.rate)
+    encoder = Encoder(name, speech.rate, comment)
     return encoder.feed(speech) + encoder.finish()
 
 

@@ -26,6 +26,7 @@ from chatapi.engines.voice_protocols import VAD_FRAME as VAD_FRAME
 from chatapi.engines.voice_protocols import WAKE_WORD_FRAME as WAKE_WORD_FRAME
 from chatapi.engines.voice_protocols import CommandClassifier as CommandClassifier
 from chatapi.engines.voice_protocols import CommandFeatures as CommandFeatures
+from chatapi.engines.voice_protocols import ConversionWindow as ConversionWindow
 from chatapi.engines.voice_protocols import EndOfTurnDetector as EndOfTurnDetector
 from chatapi.engines.voice_protocols import SpeakerEncoder as SpeakerEncoder
 from chatapi.engines.voice_protocols import SpeechStream as SpeechStream
@@ -287,6 +288,8 @@ class Voice:
     """Sample rate of its speech, in Hz."""
     region: str = ""
     """ISO 3166-1 code of the country whose dates and accent it speaks, such as GB; empty: unknown."""
+    base: str = ""
+    """Name of the engine's voice whose speech is converted to this voice; empty: it is a voice of the engine."""
 
     @property
     def locale(self) -> str:

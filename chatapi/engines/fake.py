@@ -19,6 +19,7 @@ from chatapi.engines import (
     ChatOnly,
     CommandFeatures,
     ContextOverflow,
+    ConversionWindow,
     PromptMessage,
     Sampling,
     Segment,
@@ -145,18 +146,26 @@ class FakeVoiceConverter(_Paced):
         hertz = float(np.argmax(np.abs(np.fft.rfft(samples)))) * RATE / len(samples)
         yield np.full((max(1, len(samples) // BLOCK), 1), hertz, np.float32)
 
-    def convert(self, samples: Samples, reference: Samples, stop: Stop = never) -> Iterator[Audio]:
+    def convert(
+        self,
+        samples: Samples,
+        reference: Samples,
+        stop: Stop = never,
+        source: str = "",
+        window: ConversionWindow | None = None,
+    ) -> Iterator[Audio]:
         if reference.ndim != 2 or reference.shape[1] != 1:
             raise Unprocessable("the reference was made by another voice converter", code="unknown_reference")
         if not len(reference):
             raise Unprocessable("the reference has no speech", code="empty_reference")
-        for first in range(0, len(samples), RATE):
+        window = window or ConversionWindow(0, len(samples))
+        for first in range(window.start, window.end, RATE):
             if stop():
                 return
             self._step()
-            part = samples[first : first + RATE]
+            part = samples[first : min(first + RATE, window.end)]
             loud = np.sqrt(np.mean(np.square(part))) > SPEECH_RMS
-            times = np.arange(first, first + len(part)) / RATE
+            times = (window.position + np.arange(first, first + len(part))) / RATE
             yield Audio((0.3 * loud * np.sin(2 * np.pi * float(reference.mean()) * times)).astype(np.float32), RATE)
 
 

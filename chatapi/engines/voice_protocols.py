@@ -78,6 +78,18 @@ class SpeakerEncoder(Protocol):
         shorter than a window is repeated."""
 
 
+@dataclass(frozen=True)
+class ConversionWindow:
+    """The part of samples that is converted; those before and after it are its context."""
+
+    start: int
+    """The first sample that is converted."""
+    end: int
+    """The sample after the last one."""
+    position: int = 0
+    """Samples of the stream before the first of these, so that windows of a stream fit together; a multiple of 320."""
+
+
 class VoiceConverter(Protocol):
     """Voice conversion: says what one voice says with another."""
 
@@ -90,8 +102,19 @@ class VoiceConverter(Protocol):
         """What is kept of a voice: rows of numbers, of shape (frames, width), of 16 kHz mono of one speaker, part by
         part. References of several clips are joined along the first axis."""
 
-    def convert(self, samples: Samples, reference: Samples, stop: Stop = never) -> Iterator[Audio]:
-        """16 kHz mono in the voice of the reference, in parts of about 0.7 s; silence where the source is silent.
+    def convert(
+        self,
+        samples: Samples,
+        reference: Samples,
+        stop: Stop = never,
+        source: str = "",
+        window: ConversionWindow | None = None,
+    ) -> Iterator[Audio]:
+        """16 kHz mono in the voice of the reference, in parts of 0.7 to 3 s; silence where the source is silent.
+
+        `source`: a name of who speaks; what the engine learned of the speaker in earlier calls makes short recordings
+        better. Empty: it is learned from this recording alone. `window`: what is converted; None: everything. Of n
+        samples of 16 kHz it makes n * rate / 16000, rounded at both ends of the window.
 
         Raises Unprocessable (empty_reference) for a reference without frames, (unknown_reference) for another width.
         """

@@ -49,6 +49,11 @@ class EngineLoader:
         self.plan = model_selection.plan(self._catalog, self.settings, roles)
         return self.plan
 
+    def require(self, role: str) -> None:
+        """Checks that the engine of a role has a model; quick. Raises ModelError with the command that fetches one."""
+        if registry.entry(role, getattr(self.settings, role).engine).needs_model:
+            self._chosen(role)
+
     def slots(self, role: str, settings: Settings | None = None) -> int:
         """How many calls the engine of a role runs at once, with other settings than the present ones if given."""
         tables = settings or self.settings

@@ -147,6 +147,9 @@ class TorchServeSettings(Table):
     """Whether clients may register and unregister models."""
     response: Literal["text", "json"] = "text"
     """Form of a prediction where the request does not ask for one: the transcript, or JSON with segments."""
+    voice_consent: str = Field("", max_length=2000)
+    """The operator's statement of who allowed the use of the voices whose clips clients send to a voice conversion
+    model, such as 'only our own voices'; empty: such predictions are rejected. Clips are stored nowhere."""
     workers: int = Field(0, ge=0, le=64)
     """Workers of each model registered at the start, which are its transcriptions at once; 0: as many as the model's
     engine runs."""

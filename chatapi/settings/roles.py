@@ -101,6 +101,8 @@ class VoiceConverterSettings(OnDemandRoleSettings):
     """Number of threads; 0: half of the cores, at least one."""
     max_seconds: float = Field(600, gt=0, le=3600)
     """Longest recording that is converted, in seconds."""
+    max_live: int = Field(1, ge=0, le=16)
+    """Largest number of live conversions at once; 0: none."""
     max_voices: int = Field(100, ge=0, le=10_000)
     """Largest number of stored voices; one takes up to 40 MB."""
 

@@ -119,7 +119,7 @@ async def test_every_interface_rejects_invalid_generation_options(
 @pytest.mark.anyio
 async def test_voice_that_is_not_installed_names_the_fetch_command(fake_appliance: RunAppliance) -> None:
     async with fake_appliance() as appliance:
-        synthesis = SpeechSynthesis(appliance.engines, appliance.metrics, ["parrot"])
+        synthesis = SpeechSynthesis(appliance.engines, appliance.metrics, appliance.voice_conversion.cloned, ["parrot"])
         with pytest.raises(Unprocessable, match="not installed; fetch it with: chatapi models fetch parrot"):
             synthesis.voice("parrot")
 

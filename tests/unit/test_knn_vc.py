@@ -15,8 +15,10 @@ from chatapi.audio import RATE, Samples
 from chatapi.audio.mel import FFT, mel_filters
 from chatapi.catalog import hifigan, whisper_encoder
 from chatapi.catalog.ggml import Variables
-from chatapi.engines.voice_converter import knn_vc, matching
+from chatapi.engines import ConversionWindow
+from chatapi.engines.voice_converter import matching, vocoder
 from chatapi.engines.voice_converter.knn_vc import KnnVc
+from chatapi.engines.voice_converter.source_memory import SourceMemories, SourceMemory
 from chatapi.errors import ModelError, Unprocessable
 from chatapi.settings import Settings
 
@@ -216,9 +218,9 @@ def test_a_quiet_reference_is_the_same_as_a_loud_one(engine: KnnVc) -> None:
 def test_the_chunks_join_without_a_trace(engine: KnnVc, monkeypatch: pytest.MonkeyPatch) -> None:
     source, reference = hum(3.3), kept(engine, hum(4, seed=1))
     parts = list(engine.convert(source, reference))
-    assert len(parts) == 5 and {each.rate for each in parts} == {22_050}
+    assert len(parts) == 2 and {each.rate for each in parts} == {22_050}
     found = np.concatenate([each.samples for each in parts])
-    monkeypatch.setattr(knn_vc, "CHUNK", 10_000)
+    monkeypatch.setattr(vocoder, "CHUNK", 10_000)
     [whole] = engine.convert(source, reference)
     assert len(found) == round(3.3 * 22_050) and np.abs(found).max() > 0.01
     assert np.abs(found - whole.samples).max() < 1e-4
@@ -249,7 +251,8 @@ def test_a_source_of_any_length_keeps_its_length(engine: KnnVc, samples: int) ->
 
 def test_each_frame_becomes_the_mean_of_its_four_nearest() -> None:
     rng = np.random.default_rng(5)
-    query, pool = matching.normalized(rng.normal(size=(7, 8))), matching.normalized(rng.normal(size=(50, 8)))
+    given, some = rng.normal(size=(7, 8)), rng.normal(size=(50, 8))
+    query, pool = (matching.normalized(each, each.mean(axis=0), each.std(axis=0)) for each in (given, some))
     values = rng.normal(size=(50, 3))
     expected = [values[np.argsort(-(pool @ each))[:4]].mean(axis=0) for each in query]
     assert np.allclose(matching.matched(query, pool, values), expected)
@@ -266,3 +269,49 @@ def test_filters_of_another_rate_cover_its_frequencies() -> None:
     assert filters.shape == (80, 513)
     assert not filters[:, 373:].any() and filters[:, 1:371].sum(axis=0).min() > 0
     assert np.array_equal(mel_filters(80), mel_filters(80, RATE, FFT, RATE / 2))
+
+
+def test_windows_of_a_stream_join_where_the_whole_has_its_samples(engine: KnnVc) -> None:
+    source, reference = hum(3), kept(engine, hum(4, seed=1))
+    whole = np.concatenate([each.samples for each in engine.convert(source, reference)])
+    lengths = []
+    for first in range(0, len(source), RATE // 2):
+        start = max(0, first - RATE)
+        window = ConversionWindow(first - start, first - start + RATE // 2, start)
+        part = np.concatenate([each.samples for each in engine.convert(source[start:], reference, window=window)])
+        lengths.append(len(part))
+    assert sum(lengths) == len(whole) and set(lengths) <= {11_025, 11_024, 11_026}
+
+
+def test_a_window_that_knows_everything_is_a_part_of_the_whole(engine: KnnVc) -> None:
+    source, reference = hum(3), kept(engine, hum(4, seed=1))
+    whole = np.concatenate([each.samples for each in engine.convert(source, reference)])
+    memory = engine._sources.of("known")
+    memory.add(np.concatenate([engine._features(memory.levelled(source, 0, len(source)))] * 20))
+    first = np.concatenate([each.samples for each in engine.convert(source, reference, source="known")])
+    window = ConversionWindow(RATE, 2 * RATE)
+    part = np.concatenate([each.samples for each in engine.convert(source, reference, source="known", window=window)])
+    assert len(first) == len(whole) and len(part) == 22_050
+    assert np.corrcoef(part, first[22_050 : 2 * 22_050])[0, 1] > 0.99
+
+
+def test_what_is_known_of_a_speaker_replaces_the_target_bit_by_bit() -> None:
+    rng, memory = np.random.default_rng(6), SourceMemory()
+    mean, spread = np.zeros(4, np.float32), np.ones(4, np.float32)
+    assert memory.statistics(mean, spread) == (mean, spread)
+    distances = []
+    for _ in range(4):
+        memory.add(rng.normal(5, 2, (50, 4)).astype(np.float32))
+        near, wide = memory.statistics(mean, spread)
+        distances.append((np.abs(near - 5).max(), np.abs(wide - 2).max()))
+    assert distances[0][0] > 2 and distances[-1][0] < 0.6 and distances[-1][1] < 0.5
+    assert [each[0] for each in distances] == sorted((each[0] for each in distances), reverse=True)
+
+
+def test_speakers_are_known_by_name_and_the_oldest_is_forgotten() -> None:
+    memories = SourceMemories()
+    first = memories.of("first")
+    assert memories.of("first") is first and memories.of("") is not memories.of("")
+    for number in range(64):
+        memories.of(f"other {number}")
+    assert memories.of("first") is not first

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from chatapi.audio import Samples
-from chatapi.engines import VoiceConverter
+from chatapi.engines import ConversionWindow, VoiceConverter
 from chatapi.engines.call import EngineCall
 from chatapi.engines.role import PROBE_SAMPLES, WARM_UP_SAMPLES, EngineEntry, Role, noise
 from chatapi.settings import Settings, VoiceConverterSettings
@@ -29,4 +29,5 @@ ROLE: Role[VoiceConverter] = Role(
     warm_up=_warm_up,
     probe=_probe,
     memory_rank=70,
+    values=(ConversionWindow,),
 )

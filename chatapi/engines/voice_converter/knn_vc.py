@@ -1,7 +1,6 @@
 """Voice conversion with a Whisper encoder's first layers, nearest neighbours and a HiFi-GAN vocoder, in ONNX.
 
-The output is at 22,050 Hz. The vocoder's input is computed as it was trained (jik876/hifi-gan, meldataset.py, MIT):
-magnitudes of windows of 1024 samples every 256, 80 mel bands up to 8000 Hz, natural logarithm, at least 1e-5.
+The output is at 22,050 Hz.
 """
 
 from __future__ import annotations
@@ -16,8 +15,11 @@ import numpy as np
 from chatapi.audio import RATE, Audio, Samples
 from chatapi.audio.loudness import loudness_normalized
 from chatapi.audio.mel import log_mel, mel_filters
-from chatapi.engines import Stop, never, onnx_providers
-from chatapi.engines.voice_converter import matching
+from chatapi.engines import ConversionWindow, Stop, never, onnx_providers
+from chatapi.engines.voice_converter import matching, vocoder
+from chatapi.engines.voice_converter.matching import TargetPools
+from chatapi.engines.voice_converter.source_memory import SourceMemories, SourceMemory
+from chatapi.engines.voice_converter.vocoder import BANDS, HOP, OUTPUT_RATE, Spectrograms
 from chatapi.errors import EngineFailed, ModelError, Unprocessable
 from chatapi.settings import Settings
 from chatapi.system import malloc_trim
@@ -25,15 +27,10 @@ from chatapi.system import malloc_trim
 if TYPE_CHECKING:
     from chatapi.catalog import InstalledModel
 
-OUTPUT_RATE, FFT, HOP, BANDS, TOP_HZ, FLOOR = 22_050, 1024, 256, 80, 8000.0, 1e-5
-"""Of the vocoder's spectrogram."""
 FRAME = 320
 """Samples of a frame of features at 16 kHz: 20 ms."""
 WINDOW = 30 * RATE
 """Samples that the encoder takes at once; it knows no later positions."""
-CHUNK, CONTEXT = 60, 16
-"""Frames of the vocoder in a chunk, 0.7 s, and frames before and after it that it sees: its receptive field is 13
-frames, so that the joints of the chunks cannot be heard, and nothing has to be cross-faded."""
 SILENT = 1e-3
 """RMS of a frame, relative to full scale, below which the output is silent: -60 dBFS."""
 
@@ -48,10 +45,11 @@ class KnnVc:
             raise ModelError("the knn_vc engine needs a model and was given none; `chatapi models` lists them")
         files = models[0].files
         self.reference_format = models[0].name
-        self._bands, self._whisper_bands = mel_filters(BANDS, OUTPUT_RATE, FFT, TOP_HZ), mel_filters(80)
+        self._spectrograms, self._whisper_bands = Spectrograms(), mel_filters(80)
         self._encoder = _session(files["encoder.onnx"], settings)
         self._vocoder = _session(files["vocoder.onnx"], settings)
         self._width = int(self._encoder.get_outputs()[0].shape[-1])
+        self._sources, self._pools = SourceMemories(), TargetPools(self._width)
 
     def reference(self, samples: Samples, stop: Stop = never) -> Iterator[Samples]:
         # Whisper's features and the vocoder's spectrogram both depend on the level.
@@ -63,56 +61,73 @@ class KnnVc:
             if len(part) < FRAME:
                 return
             features = self._features(part)
-            bands = matching.at_times(self._spectrogram(part), HOP / OUTPUT_RATE, FRAME / RATE, len(features))
+            bands = matching.at_times(self._spectrograms.of(part), HOP / OUTPUT_RATE, FRAME / RATE, len(features))
             # Half precision: ten minutes then take 36 MB.
             yield np.concatenate([features, bands], axis=1).astype(np.float16)
 
-    def convert(self, samples: Samples, reference: Samples, stop: Stop = never) -> Iterator[Audio]:
+    def convert(
+        self,
+        samples: Samples,
+        reference: Samples,
+        stop: Stop = never,
+        source: str = "",
+        window: ConversionWindow | None = None,
+    ) -> Iterator[Audio]:
         if reference.ndim != 2 or reference.shape[1] != self._width + BANDS:
             raise Unprocessable("the reference was made by another voice converter", code="unknown_reference")
         if not len(reference):
             raise Unprocessable("the reference has no speech", code="empty_reference")
-        if not len(samples):
+        window = window or ConversionWindow(0, len(samples))
+        first, last = (_converted(window.position + each) for each in (window.start, window.end))
+        audible = _audible(samples)
+        if not audible[window.start // FRAME : -(-window.end // FRAME)].any():
+            if last > first:
+                yield Audio(np.zeros(last - first, np.float32), OUTPUT_RATE)
             return
-        count = -(-len(samples) * OUTPUT_RATE // (RATE * HOP))
-        gains = _gains(samples, count)
-        if not gains.any():
-            yield Audio(np.zeros(round(len(samples) * OUTPUT_RATE / RATE), np.float32), OUTPUT_RATE)
-            return
-        found = self._matched(loudness_normalized(samples), reference.astype(np.float32), stop)
+        found = self._matched(samples, reference, audible, window, self._sources.of(source), stop)
         if found is not None:
-            spectrogram = matching.at_times(found, FRAME / RATE, HOP / OUTPUT_RATE, count)
-            yield from self._spoken(spectrogram, gains, round(len(samples) * OUTPUT_RATE / RATE), stop)
+            yield from self._spoken(found, audible, window.position, (first, last), stop)
 
-    def _matched(self, samples: Samples, reference: Samples, stop: Stop) -> Samples | None:
+    def _matched(
+        self, samples: Samples, reference: Samples, audible: Samples, window: ConversionWindow, memory: SourceMemory,
+        stop: Stop,
+    ) -> Samples | None:  # fmt: skip
         """The vocoder's bands for each frame of the source, of shape (frames, 80); None: stopped."""
+        levelled = memory.levelled(samples, window.start, window.end)
         parts = []
-        for first in range(0, len(samples), WINDOW):
+        for first in range(0, len(levelled), WINDOW):
             if stop():
                 return None
-            parts.append(self._features(samples[first : first + WINDOW]))
-        query = matching.normalized(np.concatenate(parts))
-        pool, bands = matching.normalized(reference[:, : self._width]), reference[:, self._width :]
+            parts.append(self._features(levelled[first : first + WINDOW]))
+        query, pool = np.concatenate(parts), self._pools.of(reference)
+        within = slice(window.start // FRAME, -(-window.end // FRAME))
+        memory.add(query[within][audible[within]])
+        query = matching.normalized(query, *memory.statistics(pool.mean, pool.spread))
         found = []
         for first in range(0, len(query), matching.BLOCK):
             if stop():
                 return None
-            found.append(matching.matched(query[first : first + matching.BLOCK], pool, bands))
+            found.append(matching.matched(query[first : first + matching.BLOCK], pool.features, pool.bands))
         return np.concatenate(found)
 
-    def _spoken(self, spectrogram: Samples, gains: Samples, length: int, stop: Stop) -> Iterator[Audio]:
-        """The audio of the frames, chunk by chunk, of `length` samples together."""
-        for first in range(0, len(spectrogram), CHUNK):
-            if stop():
-                return
-            start, end = max(0, first - CONTEXT), min(len(spectrogram), first + CHUNK + CONTEXT)
-            whole = self._run(self._vocoder, "features", spectrogram[start:end].T[None])[0, 0]
-            last = min(first + CHUNK, len(spectrogram))
-            places = (np.arange(first * HOP, last * HOP) + 0.5) / HOP - 0.5
-            samples = whole[(first - start) * HOP : (last - start) * HOP] * np.interp(
-                places, np.arange(len(gains)), gains
-            ).astype(np.float32)
-            yield Audio(samples[: max(0, length - first * HOP)], OUTPUT_RATE)
+    def _spoken(
+        self, found: Samples, audible: Samples, position: int, samples: tuple[int, int], stop: Stop
+    ) -> Iterator[Audio]:
+        """The audio from one sample of the stream to another one. `found`: bands of frames of 20 ms, the first of which
+        begins `position` samples of 16 kHz after the stream's beginning."""
+        # The vocoder's frames have their places in the stream, so that windows of a stream fit together.
+        offset = position / RATE * OUTPUT_RATE / HOP
+        frames = np.arange(int(np.ceil(offset)), int(np.ceil(offset + len(found) * FRAME / RATE * OUTPUT_RATE / HOP)))
+        places = (frames - offset + 0.5) * (HOP / OUTPUT_RATE) / (FRAME / RATE) - 0.5
+        spectrogram = matching.at_places(found, places)
+        gains = np.ceil(matching.at_places(_widened(audible)[:, None].astype(np.float32), places)[:, 0])
+        first, last = samples[0] // HOP - frames[0], -(-samples[1] // HOP) - frames[0]
+        begun = (int(first) + int(frames[0])) * HOP
+        for part in vocoder.spoken(self._vocoded, spectrogram, max(0, int(first)), min(int(last), len(frames)), stop):
+            times = (np.arange(begun, begun + len(part)) - frames[0] * HOP + 0.5) / HOP - 0.5
+            faded = part * np.interp(times, np.arange(len(gains)), gains).astype(np.float32)
+            yield Audio(faded[max(0, samples[0] - begun) : max(0, samples[1] - begun)], OUTPUT_RATE)
+            begun += len(part)
 
     def _features(self, samples: Samples) -> Samples:
         """Of shape (frames of 20 ms, width)."""
@@ -122,15 +137,8 @@ class KnnVc:
         found: Samples = self._run(self._encoder, "mel", log_mel(padded, self._whisper_bands)[None])[0]
         return found[: max(1, -(-len(samples) // FRAME))]
 
-    def _spectrogram(self, samples: Samples) -> Samples:
-        """The vocoder's input, of shape (frames, 80)."""
-        at_rate = Audio(samples, RATE).at(OUTPUT_RATE).samples
-        edge = (FFT - HOP) // 2
-        padded = np.pad(at_rate, (edge, edge + FFT), mode="constant")
-        frames = np.lib.stride_tricks.sliding_window_view(padded, FFT)[: max(1, len(at_rate) // HOP) * HOP : HOP]
-        bell = np.hanning(FFT + 1)[:-1].astype(np.float32)
-        magnitude = np.sqrt(np.abs(np.fft.rfft(frames * bell, axis=1)) ** 2 + 1e-9)
-        found: Samples = np.log(np.maximum(magnitude @ self._bands.T, FLOOR)).astype(np.float32)
+    def _vocoded(self, spectrogram: Samples) -> Samples:
+        found: Samples = self._run(self._vocoder, "features", spectrogram)[0, 0]
         return found
 
     def _run(self, session: Any, name: str, given: Samples) -> Samples:
@@ -159,10 +167,19 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _gains(samples: Samples, count: int) -> Samples:
-    """1 for each frame of the vocoder in which the source is audible, 0 where it is silent."""
+def _converted(samples: int) -> int:
+    """The place in the output of a sample of 16 kHz."""
+    return round(samples * OUTPUT_RATE / RATE)
+
+
+def _audible(samples: Samples) -> Samples:
+    """Whether the source is audible, for each frame of 20 ms."""
     padded = np.pad(samples.astype(np.float32), (0, -len(samples) % FRAME)).reshape(-1, FRAME)
-    audible = np.sqrt(np.mean(np.square(padded), axis=1)) >= SILENT
-    # A frame beside speech has its beginning or its end.
-    wide = audible | np.append(audible[1:], False) | np.insert(audible[:-1], 0, False)
-    return np.ceil(matching.at_times(wide[:, None].astype(np.float32), FRAME / RATE, HOP / OUTPUT_RATE, count)[:, 0])
+    found: Samples = np.sqrt(np.mean(np.square(padded), axis=1)) >= SILENT
+    return found
+
+
+def _widened(audible: Samples) -> Samples:
+    """With the frames beside speech, which have its beginning or its end."""
+    found: Samples = audible | np.append(audible[1:], False) | np.insert(audible[:-1], 0, False)
+    return found

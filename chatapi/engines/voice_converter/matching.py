@@ -7,6 +7,8 @@ brought to mean 0 and standard deviation 1: 25 s to a voice of 163 s had 31.5 % 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from chatapi.audio import Samples
@@ -18,11 +20,43 @@ BLOCK = 256
 """Frames of the source that are compared at once: with 10 minutes of reference 31 MB of similarities."""
 
 
-def normalized(features: Samples) -> Samples:
-    """Features of one speaker with mean 0 and standard deviation 1, then each frame with length 1; shape (frames,
+@dataclass(frozen=True, eq=False)
+class TargetPool:
+    """A reference, ready to be matched."""
+
+    mean: Samples
+    """Of its features, of shape (width,)."""
+    spread: Samples
+    """Their standard deviation, of shape (width,)."""
+    features: Samples
+    """Normalized, of shape (frames, width)."""
+    bands: Samples
+    """The vocoder's, of shape (frames, bands)."""
+
+
+class TargetPools:
+    """The pool of the last reference; a stream asks for the same one again and again."""
+
+    def __init__(self, width: int) -> None:
+        self._width = width
+        self._key: tuple[object, ...] = ()
+        self._pool: TargetPool | None = None
+
+    def of(self, reference: Samples) -> TargetPool:
+        """The pool of rows of `width` features and the bands after them, at least one."""
+        # From another process the same reference comes in another place of memory.
+        key = (reference.shape, reference[:: max(1, len(reference) // 50)].tobytes())
+        if self._pool is None or key != self._key:
+            features, bands = (part.astype(np.float32) for part in np.split(reference, [self._width], axis=1))
+            mean, spread = features.mean(axis=0), features.std(axis=0)
+            self._key, self._pool = key, TargetPool(mean, spread, normalized(features, mean, spread), bands)
+        return self._pool
+
+
+def normalized(features: Samples, mean: Samples, spread: Samples) -> Samples:
+    """Features brought to mean 0 and standard deviation 1 of their speaker, then each frame to length 1; shape (frames,
     width)."""
-    centred = features - features.mean(axis=0)
-    centred /= features.std(axis=0) + np.float32(1e-5)
+    centred = (features - mean) / (spread + np.float32(1e-5))
     found: Samples = centred / np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), np.float32(1e-9))
     return found
 
@@ -43,7 +77,12 @@ def matched(query: Samples, pool: Samples, values: Samples) -> Samples:
 def at_times(rows: Samples, have: float, want: float, count: int) -> Samples:
     """Rows that are `have` seconds apart, linearly interpolated at `count` times that are `want` seconds apart; each
     row stands for the middle of its time."""
-    place = np.clip((np.arange(count) + 0.5) * want / have - 0.5, 0, len(rows) - 1)
+    return at_places(rows, (np.arange(count) + 0.5) * want / have - 0.5)
+
+
+def at_places(rows: Samples, places: Samples) -> Samples:
+    """Rows, linearly interpolated at places counted in rows; before the first and after the last one it is they."""
+    place = np.clip(places, 0, len(rows) - 1)
     lower = np.minimum(place.astype(np.int64), len(rows) - 1)
     upper = np.minimum(lower + 1, len(rows) - 1)
     weight = (place - lower)[:, None].astype(np.float32)

@@ -24,6 +24,7 @@ from chatapi.interfaces.http import (
     caption_routes,
     command_routes,
     conversion_routes,
+    conversion_socket,
     job_routes,
     openai,
     openapi,
@@ -70,7 +71,7 @@ def create_app(appliance: Appliance, loaded: Loaded | None = None) -> FastAPI:
     )
     for module in (
         routes, job_routes, transcription_routes, transcript_routes, tus_routes, caption_routes, command_routes,
-        voice_routes, conversion_routes,
+        voice_routes, conversion_routes, conversion_socket,
     ):  # fmt: skip
         app.include_router(module.router(appliance))
     app.include_router(

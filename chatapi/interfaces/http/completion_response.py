@@ -11,8 +11,8 @@ from urllib.parse import quote
 
 from starlette.types import Send
 
-from chatapi.audio import wav
 from chatapi.audio.encoding import Encoder
+from chatapi.audio.provenance import marked_wav
 from chatapi.errors import InternalError
 from chatapi.events import Event, Speech, TextDelta, TextWithdrawn, Transcript, TurnEnded, TurnStarted, TurnTimings
 from chatapi.interfaces.http.completion_request import CompletionRequest
@@ -53,7 +53,8 @@ class CompletionResponse(CancellableResponse):
         async for event in events:
             result.add(event)
         if self._request.kind == "wav":
-            content, media_type, headers = wav(result.audio()), "audio/wav", _headers(result, whole=True)
+            content = marked_wav(result.audio(), self._comment())
+            media_type, headers = "audio/wav", _headers(result, whole=True)
         else:
             content, media_type, headers = encoded(_document(result)), "application/json", {}
         await send(start(media_type, {"Content-Length": str(len(content)), **headers}))
@@ -65,12 +66,15 @@ class CompletionResponse(CancellableResponse):
             result.add(event)
             if isinstance(event, Speech):
                 if file is None:
-                    file = Encoder("wav", event.audio.rate)
+                    file = Encoder("wav", event.audio.rate, self._comment())
                     await send(start(file.media_type, _headers(result, whole=False)))
                 await send(body(file.feed(event.audio)))
         if file is None:
             raise InternalError("the response has no audio")
         await send(body(b"", more=False))
+
+    def _comment(self) -> str:
+        return self._conversation.synthesis.comment(self._request.turn.voice)
 
     async def _send_server_sent_events(self, events: AsyncIterator[Event], send: Send, result: TurnResult) -> None:
         stream = EventStream(send, self._metrics, lambda error: event_of("error", problem(error)))

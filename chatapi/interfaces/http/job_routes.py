@@ -85,9 +85,8 @@ def owner_of(holder: KeyHolder) -> str | None:
 
 
 def own_id(holder: KeyHolder) -> str:
-    """The owner of the jobs that a client adds: the id of its key, because a later key may have the same name. Those
-    that are in no file have a name that no other key can have."""
-    return holder.id or holder.name
+    """The owner of the jobs that a client adds."""
+    return holder.owner_id
 
 
 def limited_owner(holder: KeyHolder) -> str | None:

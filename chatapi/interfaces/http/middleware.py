@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from chatapi import auth
 from chatapi.audio import skipped
-from chatapi.auth import PREFIX, SECRET_PREFIX, KeyHolder, Keyring, audit, client_address
+from chatapi.auth import PREFIX, SECRET_PREFIX, KeyHolder, Keyring, audit, client_address, current_client
 from chatapi.auth.audit import ANONYMOUS
 from chatapi.errors import (
     BadInput,
@@ -172,6 +172,7 @@ class _WebSocket:
             self._middleware.check_room(self._scope)
             self._holder = self._scope[KEY_HOLDER] = self._middleware.check(self._scope, Headers(scope=self._scope))
             self._middleware._keyring.authorize(self._holder, self._operation)
+            current_client.enter(self._holder)
         except ChatapiError as error:
             self._status = status_of(error)
             self._middleware._metrics.errors.labels(error.code).inc()
@@ -260,6 +261,7 @@ class _HttpRequest:
             self._middleware.check_room(self._scope)
             self._holder = self._scope[KEY_HOLDER] = self._middleware.check(self._scope, self._headers)
             self._middleware._keyring.authorize(self._holder, self._operation)
+            current_client.enter(self._holder)
             self._check_length()
             encoding = self._headers.get("content-encoding", "")
             self._inflater = inflater(encoding, self._limits.bytes) if self._expects_body() else None

@@ -112,17 +112,18 @@ def model(appliance: Appliance, role: str, requested: str | None) -> str:
 
 
 def voice(appliance: Appliance, voice_name: str | VoiceId) -> str | None:
-    """The voice of that name, in any case; None for the default. Raises Unprocessable (unknown_voice)."""
+    """The voice of that name, in any case; None for the default. Raises Unprocessable (unknown_voice,
+    converter_missing)."""
     requested = voice_name if isinstance(voice_name, str) else voice_name.id
     known = [each.name for each in appliance.synthesis.voices()]
     if requested in known:
-        return requested
+        return appliance.synthesis.voice(requested).name
     folded = requested.strip().lower()
     if folded in STOCK_VOICES:
         return None
     for name in known:
         if name.lower() == folded:
-            return name
+            return appliance.synthesis.voice(name).name
     raise Unprocessable(
         f"there is no voice {requested!r}; there are: {', '.join(known)}",
         code="unknown_voice",

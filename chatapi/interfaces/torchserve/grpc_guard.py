@@ -14,7 +14,7 @@ import grpc
 import grpc.aio
 from google.protobuf.message import DecodeError
 
-from chatapi.auth import KeyHolder, Operation, audit, client_address, http_operation
+from chatapi.auth import KeyHolder, Operation, audit, client_address, current_client, http_operation
 from chatapi.auth.audit import ANONYMOUS
 from chatapi.auth.policy import Interface
 from chatapi.errors import (
@@ -105,6 +105,7 @@ class Guard(grpc.aio.ServerInterceptor):  # type: ignore[misc]
             try:
                 holder = torchserve.authenticate(offered, self._interface, peer)
                 torchserve.appliance.keyring.authorize(holder, wanted)
+                current_client.enter(holder)
                 key_holder.set(holder)
                 messages = _messages(requests, handler.request_deserializer, held, torchserve.body_seconds)
                 await _respond(handler, messages, context)

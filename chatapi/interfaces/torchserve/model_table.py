@@ -38,6 +38,7 @@ class ModelTable:
     def __init__(self, appliance: Appliance, table: TorchServeSettings, roles: Mapping[str, ModelRole]) -> None:
         """`roles`: those whose models may be registered, by name."""
         self._appliance = appliance
+        self._roles = roles
         self._table = table
         self._versions: dict[str, dict[str, ServedModel]] = {}
         self._defaults: dict[str, str] = {}

@@ -15,6 +15,7 @@ from chatapi.auth import ANYBODY, KeyHolder, policy
 from chatapi.auth.policy import Interface
 from chatapi.errors import ChatapiError, SettingsError, Unauthorized
 from chatapi.interfaces.http.middleware import LOOPBACK
+from chatapi.interfaces.torchserve.conversion_role import ConversionRole
 from chatapi.interfaces.torchserve.encryption import PortEncryption
 from chatapi.interfaces.torchserve.metrics import TorchServeMetrics
 from chatapi.interfaces.torchserve.model_role import ModelRole
@@ -52,7 +53,7 @@ class TorchServe:
         self.appliance = appliance
         self.table = table
         self.metrics = TorchServeMetrics(appliance.settings.data)
-        roles: Sequence[ModelRole] = (TranscriptionRole(appliance, table),)
+        roles: Sequence[ModelRole] = (TranscriptionRole(appliance, table), ConversionRole(appliance, table))
         self.roles: Mapping[str, ModelRole] = {each.name: each for each in roles}
         """Roles whose models predict, by name."""
         self.models = ModelTable(appliance, table, self.roles)

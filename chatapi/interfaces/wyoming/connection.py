@@ -13,7 +13,7 @@ import anyio.to_thread
 from anyio.abc import SocketStream
 
 from chatapi.appliance import Appliance
-from chatapi.auth import Operation, audit, operation
+from chatapi.auth import Operation, audit, current_client, operation
 from chatapi.auth.keyless_interface import KeylessClient
 from chatapi.errors import ChatapiError, InternalError, NotReady, TooSlow, collapse_exception_group
 from chatapi.interfaces.wyoming import events as wire
@@ -124,6 +124,7 @@ class WyomingConnection:
         self._queue.put_back(event)
 
     async def _handle_events(self) -> None:
+        current_client.enter(self._client.holder)
         handler, drain = WyomingHandler(self._appliance, self, self._client.holder), self._appliance.drain
         while True:
             try:

@@ -45,12 +45,17 @@ def _transcription(appliance: Appliance) -> dict[str, Any]:
 
 
 def _synthesis(appliance: Appliance) -> dict[str, Any]:
-    manifests = appliance.catalog.manifests
+    manifests, voices = appliance.catalog.manifests, appliance.synthesis.voices()
+    # A stored voice speaks with the TTS engine's voice for the language.
+    every = sorted({voice.language for voice in voices})
     return _program(
         "synthesizes speech",
         voices=[
-            {**_artifact(voice.name, manifests.get(voice.name)), "languages": [voice.language]}
-            for voice in appliance.synthesis.voices()
+            {
+                **_artifact(voice.name, manifests.get(voice.name)),
+                "languages": every if voice.base else [voice.language],
+            }
+            for voice in voices
         ],
         supports_synthesize_streaming=True,
     )

@@ -11,6 +11,7 @@ from functools import partial
 import numpy as np
 
 from chatapi.audio import Audio, Resampled, is_silent, trim_leading_silence
+from chatapi.audio.provenance import converted_comment
 from chatapi.engines import Synthesizer, Voice
 from chatapi.engines.call import EngineCall
 from chatapi.errors import Unprocessable
@@ -18,6 +19,7 @@ from chatapi.events import Speech
 from chatapi.observability.metrics import Metrics
 from chatapi.runtime.admission import Priority
 from chatapi.runtime.workers import Engines, LateCall, YieldPolicy
+from chatapi.services.voice_conversion.cloned_voices import ClonedVoices, joined_speech
 from chatapi.text.language_codes import language_code
 from chatapi.text.normalization import normalize
 from chatapi.text.speech_parts import SpeechPart, SpeechSplitter, split_text
@@ -31,15 +33,18 @@ SILENCE_SECONDS = 0.2
 class SpeechSynthesis:
     """Chooses a voice, normalizes text and runs the TTS engine."""
 
-    def __init__(self, engines: Engines, metrics: Metrics, downloadable: Collection[str] = ()) -> None:
-        """`downloadable`: the voices of the catalog, installed or not."""
-        self._tts = engines.tts
+    def __init__(
+        self, engines: Engines, metrics: Metrics, cloned: ClonedVoices, downloadable: Collection[str] = ()
+    ) -> None:
+        """`cloned`: the stored voices; `downloadable`: the voices of the catalog, installed or not."""
+        self._tts, self._cloned = engines.tts, cloned
         self._metrics = metrics
         self.downloadable = downloadable
 
     def voices(self) -> tuple[Voice, ...]:
-        """The installed voices; the first is the default."""
-        return self._tts.engine.voices
+        """The installed voices, the first being the default, then the stored voices that the client may use."""
+        own = self._tts.engine.voices
+        return (*own, *self._cloned.voices(own[0], [each.name for each in own]))
 
     def preload(self) -> None:
         """Load the TTS engine in the background if it was unloaded."""
@@ -47,22 +52,33 @@ class SpeechSynthesis:
 
     def voice(self, name: str | None, language: str = "") -> Voice:
         """The voice of that name, else the first one of the language (as `en-GB` or `English`), else the default voice.
+        A stored voice speaks with the TTS engine's voice for the language.
 
-        Raises Unprocessable (unknown_voice).
+        Raises Unprocessable (unknown_voice; converter_missing for a stored voice without the model).
         """
-        voices = self.voices()
-        if name not in (None, "", "default"):
-            found = next((voice for voice in voices if voice.name == name), None)
-            if found is None:
-                raise Unprocessable(self._unknown_voice(name, voices), code="unknown_voice")
-            return found
-        code = language_code(language, {voice.language for voice in voices})
-        return next((voice for voice in voices if voice.language == code), voices[0])
+        own = self._tts.engine.voices
+        code = language_code(language, {voice.language for voice in own})
+        base = next((voice for voice in own if voice.language == code), own[0])
+        if name in (None, "", "default"):
+            return base
+        voices = (*own, *self._cloned.voices(base, [each.name for each in own]))
+        found = next((voice for voice in voices if voice.name == name), None)
+        if found is None:
+            raise Unprocessable(self._unknown_voice(name, voices), code="unknown_voice")
+        if found.base:
+            self._cloned.check(found)
+        return found
 
     def voice_now(self, name: str | None, language: str = "") -> Voice:
         """What `voice` returns for a name that was known when it was chosen: where the engine was exchanged and has no
         such voice, the one that it has for the language."""
         return self.voice(name if any(voice.name == name for voice in self.voices()) else None, language)
+
+    def comment(self, name: str | None) -> str:
+        """The comment of files with this voice's speech: where it is converted speech, the file says so; else empty."""
+        own = {voice.name for voice in self._tts.engine.voices}
+        cloned = name is not None and name not in own and any(voice.name == name for voice in self.voices())
+        return converted_comment(name or "") if cloned else ""
 
     def _unknown_voice(self, name: str, voices: Sequence[Voice]) -> str:
         if name in self.downloadable:
@@ -102,16 +118,42 @@ class SpeechSynthesis:
             return
         since, seconds = time.monotonic(), 0.0
         speed = min(FASTEST, max(SLOWEST, speed * part.rate))
+        async with aclosing(self._synthesized(text, voice, priority, speed)) as chunks:
+            if voice.base:
+                async with aclosing(self._converted(chunks, voice, priority)) as converted:
+                    async for chunk in converted:
+                        yield Speech(chunk, text)
+                return
+            async for chunk in chunks:
+                seconds += chunk.seconds
+                yield Speech(chunk, text)
+        if seconds:
+            self._metrics.factors.labels("tts").observe((time.monotonic() - since) / seconds)
+
+    async def _synthesized(
+        self, text: str, voice: Voice, priority: Priority, speed: float
+    ) -> AsyncGenerator[Audio, None]:
+        """What the TTS engine says for a sentence, at the rate of the voice."""
         call = LateCall(partial(_synthesis, text=text, voice=voice, speed=speed))
         async with (
             self._tts.stream(call, priority, YieldPolicy.RESTART) as chunks,
             aclosing(_at_rate(chunks, voice.rate)) as resampled,
         ):
             async for chunk in resampled:
-                seconds += chunk.seconds
-                yield Speech(chunk, text)
-        if seconds:
-            self._metrics.factors.labels("tts").observe((time.monotonic() - since) / seconds)
+                yield chunk
+
+    async def _converted(
+        self, chunks: AsyncIterator[Audio], voice: Voice, priority: Priority
+    ) -> AsyncGenerator[Audio, None]:
+        """A sentence in a stored voice. The sentence is complete before the conversion begins, so that the TTS engine
+        is free for others meanwhile."""
+        speech = joined_speech([each async for each in chunks])
+        async with (
+            aclosing(self._cloned.converted(speech, voice, priority)) as converted,
+            aclosing(_at_rate(converted, voice.rate)) as resampled,
+        ):
+            async for chunk in resampled:
+                yield chunk
 
     async def synthesize_text(
         self, text: str, voice_name: str | None = None, speed: float = 1.0, priority: Priority = Priority.REQUEST
@@ -166,10 +208,9 @@ class SpeechSynthesis:
 def _synthesis(engine: Synthesizer, text: str, voice: Voice, speed: float) -> EngineCall[Audio]:
     """The call for one sentence. Where the engine was swapped during the answer and has no such voice, another one of
     the language speaks."""
-    names = [each.name for each in engine.voices]
-    if voice.name not in names:
-        names = [each.name for each in engine.voices if each.language == voice.language] or names
-    name = voice.name if voice.name in names else names[0]
+    names, name = [each.name for each in engine.voices], voice.base or voice.name
+    if name not in names:
+        name = next((each.name for each in engine.voices if each.language == voice.language), names[0])
     return EngineCall.of(Synthesizer.synthesize, text, name, speed=speed)
 
 

@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 
 import anyio.to_thread
+import numpy as np
 
-from chatapi.audio import Audio, Samples
+from chatapi.audio import RATE, Audio, Samples, provenance
 from chatapi.audio.decode import Source, decode
 from chatapi.engines import VoiceConverter
 from chatapi.engines.call import EngineCall
-from chatapi.errors import Unprocessable
+from chatapi.jobs import new_id
 from chatapi.runtime.admission import Admission, Priority
 from chatapi.runtime.workers import Engines
 from chatapi.services.transcription.speakers import SpeakerLabeller
+from chatapi.services.voice_conversion.cloned_voices import ClonedVoices, check_format
 from chatapi.services.voice_conversion.references import ReferenceClip, ReferenceMaker
 from chatapi.services.voice_conversion.store import StoredVoice, VoiceStore, checked_consent, checked_name
+from chatapi.services.voice_conversion.stream_conversion import LIVE, RECORDED, StreamConversion, StreamTiming
 from chatapi.settings import Settings
-from chatapi.system.version import version
 
+WARM_UP = (np.random.default_rng(1).standard_normal(RATE // 5) / 100).astype(np.float32)
+"""A fifth of a second of noise."""
 AT_ONCE = 1
 """Conversions and new voices that are computed at once; the engine has one thread."""
 UNNAMED = "of the request's clips"
@@ -45,21 +49,35 @@ class ConvertedSpeech:
     chunks: AsyncIterator[Audio]
 
 
+@dataclass(frozen=True)
+class LiveConversion:
+    """A running conversion of a microphone."""
+
+    rate: int
+    """Of the audio, in Hz."""
+    stream: StreamConversion
+
+
 def mark(target: TargetVoice | Sequence[ReferenceClip]) -> str:
     """The comment of recordings that are converted to a voice."""
-    return f"converted speech, voice {target.name if isinstance(target, TargetVoice) else UNNAMED}, chatapi {version()}"
+    return provenance.converted_comment(target.name if isinstance(target, TargetVoice) else UNNAMED)
 
 
 class VoiceConversion:
     """Converts with the engine of the role `voice_converter`. `owner` of a method: whose voices it sees; None: all."""
 
-    def __init__(self, engines: Engines, labeller: SpeakerLabeller, settings: Settings) -> None:
+    def __init__(
+        self, engines: Engines, labeller: SpeakerLabeller, settings: Settings, require: Callable[[], None]
+    ) -> None:
+        """`require` raises ModelError where the converter has no model."""
         self._worker = engines.voice_converter
         self._references = ReferenceMaker(engines, labeller, settings)
         # Of its own: a conversion holds its slot for longer than a turn.
         self._admission = Admission("conversions", AT_ONCE, settings.limits.queue)
+        self._live = Admission("live conversions", settings.voice_converter.max_live, 0)
         self._most = settings.voice_converter.max_seconds
         self.store = VoiceStore(settings.data, settings.voice_converter.max_voices)
+        self.cloned = ClonedVoices(self.store, self._worker, require)
 
     def check_admission(self) -> None:
         """Raises Busy where a new conversion would be rejected."""
@@ -100,9 +118,7 @@ class VoiceConversion:
         """A stored voice. Raises what `find` raises, Unprocessable (unknown_reference) for that of another engine."""
         found = await self.find(voice, owner)
         wanted = (await self._worker.open()).reference_format
-        if found.reference_format != wanted:
-            message = f"the voice {found.name!r} was made for {found.reference_format}, and {wanted} is in use"
-            raise Unprocessable(f"{message}; add it again", code="unknown_reference")
+        check_format(found, wanted)
         return TargetVoice(found.name, await anyio.to_thread.run_sync(self.store.reference, found))
 
     @asynccontextmanager
@@ -119,6 +135,27 @@ class VoiceConversion:
             if not isinstance(target, TargetVoice):
                 target = TargetVoice(UNNAMED, (await self._references.make(target, assessed=False)).rows)
             rate = (await self._worker.open()).rate
-            call = EngineCall.of(VoiceConverter.convert, audio.samples, target.rows)
-            async with self._worker.stream(call, Priority.REQUEST) as chunks:
+            conversion = self._conversion(target, RECORDED, Priority.REQUEST)
+            async with aclosing(_whole(conversion, audio.samples)) as chunks:
                 yield ConvertedSpeech(rate, chunks)
+
+    @asynccontextmanager
+    async def live(self, target: TargetVoice, timing: StreamTiming = LIVE) -> AsyncIterator[LiveConversion]:
+        """A running conversion of a microphone. Entering raises Busy where max_live of them run, and the errors of the
+        engine."""
+        async with self._live.admitted(Priority.LIVE):
+            engine = await self._worker.open()
+            # What the first run creates would delay the first sound.
+            await self._worker.collect(EngineCall.of(VoiceConverter.convert, WARM_UP, target.rows), Priority.LIVE)
+            yield LiveConversion(engine.rate, self._conversion(target, timing, Priority.LIVE))
+
+    def _conversion(self, target: TargetVoice, timing: StreamTiming, priority: Priority) -> StreamConversion:
+        return StreamConversion(self._worker, target.rows, timing, priority, source=f"stream {new_id()}")
+
+
+async def _whole(conversion: StreamConversion, samples: Samples) -> AsyncGenerator[Audio, None]:
+    """A recording, converted."""
+    for parts in (conversion.feed(samples), conversion.finish()):
+        async with aclosing(parts):
+            async for part in parts:
+                yield part

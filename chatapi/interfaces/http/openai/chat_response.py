@@ -11,8 +11,9 @@ from typing import Any
 import anyio.to_thread
 from starlette.types import Send
 
-from chatapi.audio import Audio, wav
+from chatapi.audio import Audio
 from chatapi.audio.encoding import Encoder
+from chatapi.audio.provenance import marked_wav
 from chatapi.events import Event, ReasoningDelta, Speech, TextDelta, Token, ToolCall, ToolCalls, TurnEnded
 from chatapi.interfaces.http.openai.chat_request import ChatCompletionRequest
 from chatapi.interfaces.http.problems import fault
@@ -87,7 +88,8 @@ class ChatCompletionResponse(CancellableResponse):
             message["content"] = text or None
         if self._request.audio is not None and (result.speech or not calls):
             message["content"] = None
-            data = _encoded(result.audio(), self._request.audio)
+            comment = self._chat.synthesis.comment(turn.voice)
+            data = _encoded(result.audio(), self._request.audio, comment)
             message["audio"] = {**self.spoken(turn), "data": data, "transcript": text}
         return message
 
@@ -206,12 +208,12 @@ class _Chunks:
         return self._reply.chunk(self._index, delta, reason, logprobs)
 
 
-def _encoded(audio: Audio, form: str) -> str:
-    """The audio of a whole answer in base64."""
+def _encoded(audio: Audio, form: str, comment: str) -> str:
+    """The audio of a whole answer in base64; `comment`: for the file's metadata."""
     if form == "wav":
         # A complete file has its length in the header.
-        return base64.b64encode(wav(audio)).decode()
-    file = Encoder(ENCODINGS[form], audio.rate)
+        return base64.b64encode(marked_wav(audio, comment)).decode()
+    file = Encoder(ENCODINGS[form], audio.rate, comment)
     return base64.b64encode(file.feed(audio) + file.finish()).decode()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import math
+import struct
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Annotated, Any, Literal
@@ -15,7 +16,6 @@ from starlette.responses import Response
 from starlette.types import Send
 
 from chatapi.appliance import Appliance
-from chatapi.audio import wav_header
 from chatapi.audio.encoding import FORMATS, PCM_RATE, Encoder
 from chatapi.errors import InternalError
 from chatapi.interfaces.http import openai_aliases, openapi
@@ -29,8 +29,6 @@ from chatapi.interfaces.http.streaming import CancellableResponse, EventStream, 
 from chatapi.text.sentence_splitter import count_words
 from chatapi.text.speech_parts import split_text
 
-WAV_HEADER = 44
-"""Bytes of a WAV file before its samples."""
 SHORT_TEXT = 200
 """Longest sentence whose WAV file is sent whole, in characters."""
 SPEECH_TOKENS = 20
@@ -137,8 +135,9 @@ def _success() -> dict[str, Any]:
 
 def _with_sizes(file: bytes) -> bytes:
     """A whole WAV file, whose header states its sizes instead of those of a stream."""
-    rate = int.from_bytes(file[24:28], "little")
-    return wav_header(rate, (len(file) - WAV_HEADER) // 2) + file[WAV_HEADER:]
+    head = file.index(b"data") + 8
+    sizes = struct.pack("<I", len(file) - 8), struct.pack("<I", len(file) - head)
+    return file[:4] + sizes[0] + file[8 : head - 4] + sizes[1] + file[head:]
 
 
 class SpeechResponse(CancellableResponse):
@@ -149,6 +148,7 @@ class SpeechResponse(CancellableResponse):
         self._service = appliance.speech_service
         self._request = request
         self._voice = voice
+        self._comment = appliance.synthesis.comment(voice)
         self._metrics = appliance.metrics
         self._traceparent = traceparent
 
@@ -199,7 +199,7 @@ class SpeechResponse(CancellableResponse):
         async with self._service.synthesize(request.input, self._voice, request.speed, self._traceparent) as chunks:
             async for audio in chunks:
                 if file is None:
-                    file = Encoder(request.response_format, audio.rate)
+                    file = Encoder(request.response_format, audio.rate, self._comment)
                 seconds += audio.seconds
                 if data := await anyio.to_thread.run_sync(file.feed, audio):
                     await emit(data, file.media_type)

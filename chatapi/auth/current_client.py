@@ -1,0 +1,20 @@
+"""The client for whom the present task works, for what depends on its key deep inside a turn."""
+
+from __future__ import annotations
+
+from contextvars import ContextVar
+
+from chatapi.auth.scopes import OPERATE, KeyHolder
+
+_current: ContextVar[KeyHolder | None] = ContextVar("current_client", default=None)
+
+
+def enter(holder: KeyHolder) -> None:
+    """From now on this task, and those that it starts, work for this client."""
+    _current.set(holder)
+
+
+def owner() -> str | None:
+    """The owner of what the client may see; None: all, for operators and for work of the box itself."""
+    holder = _current.get()
+    return None if holder is None or holder.may((OPERATE,)) else holder.owner_id
