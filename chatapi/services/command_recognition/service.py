@@ -57,7 +57,10 @@ class CommandRecognition:
 
     async def classify(self, audio: Audio) -> Classification:
         """The likeliest label of a clip of 16 kHz; `unknown` below the threshold and for silence. Raises Busy."""
-        clip = loudest_part(audio.samples)
+        return await self.classify_samples(loudest_part(audio.samples))
+
+    async def classify_samples(self, clip: Samples) -> Classification:
+        """As `classify`, of at most COMMAND_SAMPLES of 16 kHz mono."""
         async with self._admission.admitted(Priority.REQUEST):
             engine = await self._worker.open()
             [found] = await self._worker.collect(EngineCall.of(CommandClassifier.classify, clip))
