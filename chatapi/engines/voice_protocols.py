@@ -117,6 +117,8 @@ class CommandReplay:
     """Of each clip, the place of its label; clips of other words and of background have the last one."""
     parts: tuple[int, ...]
     """Of each clip, what it is for: 0 training, 1 calibration, 2 judging; each has voices of its own."""
+    words: tuple[str, ...]
+    """Of each clip, its word; empty: background."""
 
 
 class CommandClassifier(Protocol):

@@ -23,4 +23,4 @@ def read(features: str, labels: Sequence[str]) -> CommandReplay | None:
             return None
         embeddings: Samples = found["embeddings"].astype(np.float32) * found["scale"] + found["offset"]
         return CommandReplay(embeddings.astype(np.float32), tuple(found["labels"].tolist()),
-                             tuple(found["parts"].tolist()))  # fmt: skip
+                             tuple(found["parts"].tolist()), tuple(found["words"].tolist()))  # fmt: skip

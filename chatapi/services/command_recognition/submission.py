@@ -59,7 +59,7 @@ class SampleSubmission:
         async with self._admission.admitted(Priority.REQUEST):
             call = EngineCall.of(VoiceActivityDetector.probabilities, samples)
             clip = check(samples, await self._vad.collect(call))
-        found = await self._recognition.classify_samples(clip.samples)
+        found = await self._recognition.classify_samples(clip.samples, counted=False)
         wrong = found.label not in (label, UNKNOWN) and found.probability >= DOUBT
         doubt = f"sounds_like {found.label}" if wrong else ""
         add = partial(self._store.add, clip, label, by, doubt)
