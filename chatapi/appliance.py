@@ -35,6 +35,7 @@ from chatapi.runtime.scheduler import Scheduler
 from chatapi.runtime.workers import Engines, Worker
 from chatapi.services.captions.service import CaptionService
 from chatapi.services.command_recognition.service import CommandRecognition
+from chatapi.services.command_recognition.teaching import CommandTeaching
 from chatapi.services.live import LiveConversations
 from chatapi.services.live.audio_device_state import AudioDeviceState
 from chatapi.services.speech.service import SpeechService
@@ -138,6 +139,9 @@ class Appliance:
         self.speech_service = SpeechService(self.synthesis, self.admission, settings, self.metrics)
         self.chat = ChatCompletions(self.transcriber, self.generator, self.admission, settings, self.metrics)
         self.command_recognition = CommandRecognition(self.engines, self.admission, settings, self.active)
+        self.command_teaching = CommandTeaching(
+            self.engines, self.command_recognition, self.admission, settings, self.jobs
+        )
         self.live = LiveConversations(
             self.engines,
             self.transcriber,
@@ -159,6 +163,7 @@ class Appliance:
         """The lifetime of the appliance: nothing is loaded on entry; leaving closes every engine."""
         self.metrics.lag.start()
         self.transcription_jobs.loop = asyncio.get_running_loop()
+        await self.command_teaching.restore()
         try:
             yield self
         finally:
@@ -169,6 +174,7 @@ class Appliance:
                     for worker in self._workers():
                         group.start_soon(worker.aclose)
                     group.start_soon(anyio.to_thread.run_sync, self._close_observability)
+                    group.start_soon(anyio.to_thread.run_sync, self.command_teaching.close)
 
     async def load(self, roles: Collection[str] | None = None) -> None:
         """Load and warm up the engines of these roles as `model_selection.plan` chose; None: of the essential ones.

@@ -26,6 +26,7 @@ from chatapi.engines.voice_protocols import VAD_FRAME as VAD_FRAME
 from chatapi.engines.voice_protocols import WAKE_WORD_FRAME as WAKE_WORD_FRAME
 from chatapi.engines.voice_protocols import CommandClassifier as CommandClassifier
 from chatapi.engines.voice_protocols import CommandFeatures as CommandFeatures
+from chatapi.engines.voice_protocols import CommandReplay as CommandReplay
 from chatapi.engines.voice_protocols import ConversionWindow as ConversionWindow
 from chatapi.engines.voice_protocols import EndOfTurnDetector as EndOfTurnDetector
 from chatapi.engines.voice_protocols import SpeakerEncoder as SpeakerEncoder

@@ -130,14 +130,33 @@ class CommandFeatures:
     """A vector that is alike for the same word, whoever speaks it."""
 
 
+@dataclass(frozen=True, eq=False)
+class CommandReplay:
+    """Embeddings of clips that the classifier knows, which keep it from forgetting them when it is taught words."""
+
+    embeddings: Samples
+    """Of shape (clips, width)."""
+    labels: tuple[int, ...]
+    """Of each clip, the place of its label; clips of other words and of background have the last one."""
+    parts: tuple[int, ...]
+    """Of each clip, what it is for: 0 training, 1 calibration, 2 judging; each has voices of its own."""
+    words: tuple[str, ...]
+    """Of each clip, its word; empty: background."""
+
+
 class CommandClassifier(Protocol):
     """Classification of short clips: which of a few words it is."""
 
     labels: tuple[str, ...]
     """The words; the last label is that of all other sounds."""
+    features: str
+    """Name of the form of its embeddings; what was taught with another form cannot be used."""
 
     def classify(self, samples: Samples, stop: Stop = never) -> Iterator[CommandFeatures]:
         """One CommandFeatures for at most COMMAND_SAMPLES of 16 kHz mono; a shorter clip is padded at both ends."""
+
+    def replay(self, stop: Stop = never) -> Iterator[CommandReplay]:
+        """What keeps it from forgetting; nothing where it cannot be taught."""
 
 
 def speaker_windows(samples: int) -> list[int]:

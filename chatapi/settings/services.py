@@ -1,4 +1,4 @@
-"""The settings tables of captions and notifications, and of pages with recordings."""
+"""The settings tables of captions, notifications and the teaching of commands."""
 
 from __future__ import annotations
 
@@ -29,6 +29,24 @@ class CaptionSettings(Table):
     """Time for which a stream that broke off is tried again, in seconds."""
     private_urls: bool = False
     """Whether streams are also fetched from this machine and from private networks."""
+
+
+class CommandTeachingSettings(Table):
+    """Teaching of commands: samples, training and the switch to a new version."""
+
+    max_samples: int = Field(20_000, ge=1)
+    """Largest number of stored samples; one more is rejected."""
+    max_per_key: int = Field(2000, ge=1)
+    """Largest number of them that one API key submitted."""
+    max_per_key_per_day: int = Field(500, ge=1)
+    """Largest number of samples that one API key submits within a day; one more is rejected with 429."""
+    max_words: int = Field(100, ge=1)
+    """Largest number of words that have samples."""
+    min_samples: int = Field(5, ge=1)
+    """Fewest accepted samples of a new word that is taught; words with fewer wait for more."""
+    rollback_points: float = Field(20, gt=0, le=100)
+    """Rise of the share of unknown among the latest 200 classifications, over that of the version before, in percentage
+    points, from which the version before is activated again."""
 
 
 class NotifySettings(Table):

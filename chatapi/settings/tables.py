@@ -38,7 +38,7 @@ from chatapi.settings.roles import (
     VoiceConverterSettings,
     WakeWordSettings,
 )
-from chatapi.settings.services import CaptionSettings, NotifySettings, known_events
+from chatapi.settings.services import CaptionSettings, CommandTeachingSettings, NotifySettings, known_events
 
 AnyTable = TypeVar("AnyTable", bound=Table)
 
@@ -233,6 +233,7 @@ class Settings(Table):
     speaker: SpeakerSettings = SpeakerSettings()
     voice_converter: VoiceConverterSettings = VoiceConverterSettings()
     command: CommandSettings = CommandSettings()
+    commands: CommandTeachingSettings = CommandTeachingSettings()
     live: LiveSettings = LiveSettings()
     asr: AsrSettings = AsrSettings()
     llm: LlmSettings = LlmSettings()

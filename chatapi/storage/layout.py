@@ -23,8 +23,11 @@ PRIVATE = (
     "audit.log*",
     "certificates/*.pem",
     "voices/*/*",
+    "commands.*",
+    "commands/*",
+    "commands/*/*",
 )
-"""Files with conversations, jobs, keys and names of clients; others may read models."""
+"""Files with conversations, jobs, samples of speech, keys and names of clients; others may read models."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,21 @@ class DataDirectory:
     def voices(self) -> Path:
         """The voices for voice conversion, one folder per voice, named by its id."""
         return self.root / "voices"
+
+    @property
+    def command_database(self) -> Path:
+        """The database of the samples and versions of commands; SQLite adds `-wal` and `-shm` files beside it."""
+        return self.root / "commands.sqlite3"
+
+    @property
+    def command_samples(self) -> Path:
+        """The samples of commands, a WAV file each, named by its id."""
+        return self.root / "commands" / "samples"
+
+    @property
+    def command_versions(self) -> Path:
+        """The versions of the taught command classifier, a file each."""
+        return self.root / "commands" / "versions"
 
     @property
     def models(self) -> Path:

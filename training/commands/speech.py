@@ -83,15 +83,16 @@ def flite(voice: str, stretch: float, pitch: float) -> Say:
     return say
 
 
-def voices(piper_model: Path, kokoro_folder: Path) -> Iterator[Voice]:
-    """All voices; the pseudorandom choices are the same in every run."""
+def voices(piper_model: Path, kokoro_folder: Path | None) -> Iterator[Voice]:
+    """All voices, without a folder none of Kokoro; the pseudorandom choices are the same in every run."""
     random = np.random.default_rng(7)
     for split in ("train", "test"):
         yield from _espeak_voices(split, random)
         for name, shift, _ in itertools.product(FLITE[split], SHIFTS[split], range(2)):
             say = flite(name, float(random.uniform(0.85, 1.25)), float(random.uniform(0.8, 1.4)))
             yield Voice(f"flite-{name}", split, say, 60, shift)
-        yield from _kokoro_voices(kokoro(kokoro_folder), split, random)
+        if kokoro_folder is not None:
+            yield from _kokoro_voices(kokoro(kokoro_folder), split, random)
     joe = piper(piper_model)
     for shift, _ in itertools.product(SHIFTS["train"], range(8)):
         say = joe(float(random.uniform(0.85, 1.3)), float(random.uniform(0.4, 0.9)))
@@ -131,8 +132,8 @@ def clip(voice: Voice, word: str) -> Samples | None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
-    for name in ("--piper", "--kokoro"):
-        parser.add_argument(name, type=Path, required=True)
+    parser.add_argument("--piper", type=Path, required=True)
+    parser.add_argument("--kokoro", type=Path, help="left out: without its voices, as for replay.py")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     audio, rows = [], []

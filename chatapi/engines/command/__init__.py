@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from chatapi.engines import COMMAND_SAMPLES, CommandClassifier, CommandFeatures
+from chatapi.engines import COMMAND_SAMPLES, CommandClassifier, CommandFeatures, CommandReplay
 from chatapi.engines.call import EngineCall
 from chatapi.engines.role import EngineEntry, Role, noise
 from chatapi.settings import CommandSettings, Settings
@@ -30,5 +30,5 @@ ROLE: Role[CommandClassifier] = Role(
     warm_up=_warm_up,
     probe=_probe,
     memory_rank=70,
-    values=(CommandFeatures,),
+    values=(CommandFeatures, CommandReplay),
 )

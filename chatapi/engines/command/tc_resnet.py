@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from chatapi.audio import Samples
-from chatapi.engines import COMMAND_SAMPLES, CommandFeatures, Stop, never, onnx_providers
+from chatapi.engines import COMMAND_SAMPLES, CommandFeatures, CommandReplay, Stop, never, onnx_providers
+from chatapi.engines.command.replay_file import read
 from chatapi.engines.command.spectrogram import spectrograms
 from chatapi.errors import EngineFailed, ModelError
 from chatapi.settings import Settings
@@ -34,6 +36,7 @@ class TcResNet:
         except Exception as error:
             raise ModelError(f"{onnx} cannot be loaded: {error}") from error
         self.labels = tuple(found.split(","))
+        self.features = f"tc_resnet-{hashlib.sha256(onnx.read_bytes()).hexdigest()[:12]}"
 
     def classify(self, samples: Samples, stop: Stop = never) -> Iterator[CommandFeatures]:
         if stop():
@@ -48,3 +51,8 @@ class TcResNet:
             raise EngineFailed("the command classifier failed; the log says why") from error
         odds = np.exp(logits[0] - logits[0].max())
         yield CommandFeatures(tuple(float(each) for each in odds / odds.sum()), embeddings[0])
+
+    def replay(self, stop: Stop = never) -> Iterator[CommandReplay]:
+        found = read(self.features, self.labels)
+        if found is not None and not stop():
+            yield found

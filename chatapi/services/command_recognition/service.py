@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 import anyio.to_thread
 import numpy as np
 
 from chatapi.audio import RATE, Audio, Samples
 from chatapi.audio.decode import Source, decode
-from chatapi.engines import COMMAND_SAMPLES, CommandClassifier
+from chatapi.engines import COMMAND_SAMPLES, CommandClassifier, CommandFeatures
 from chatapi.engines.call import EngineCall
 from chatapi.runtime.admission import Admission, Priority
 from chatapi.runtime.workers import Engines
+from chatapi.services.command_recognition.head import LinearHead
+from chatapi.services.command_recognition.unknown_share import UnknownShare
 from chatapi.settings import Settings
 
 MOST_SECONDS = 10.0
@@ -35,6 +38,18 @@ class Classification:
     probabilities: dict[str, float]
     """Of each label, the likeliest first."""
     model: str
+    version: int = 0
+    """The version of the taught classifier; 0: the model itself."""
+
+
+@dataclass(frozen=True, eq=False)
+class ActiveVersion:
+    """What classifies; replaced as a whole, so that a call uses one version from its start to its end."""
+
+    number: int = 0
+    head: LinearHead | None = None
+    """None: the model itself."""
+    share: UnknownShare = field(default_factory=UnknownShare)
 
 
 class CommandRecognition:
@@ -43,12 +58,16 @@ class CommandRecognition:
     def __init__(self, engines: Engines, admission: Admission, settings: Settings, active: dict[str, str]) -> None:
         """`active`: role -> name of the model in use."""
         self._worker, self._admission, self._active = engines.command, admission, active
-        self._threshold = settings.command.threshold
+        self.threshold = settings.command.threshold
+        self.version = ActiveVersion()
+        self.followers: list[Callable[[Classification, ActiveVersion], object]] = []
+        """Called with every classification and the version that made it."""
 
     async def labels(self) -> tuple[str, ...]:
         """The commands that are recognized. Raises what loading the engine raises."""
         engine = await self._worker.open()
-        return tuple(label for label in engine.labels if label != UNKNOWN)
+        head = self._head(self.version, engine)
+        return tuple(label for label in (engine.labels if head is None else head.labels) if label != UNKNOWN)
 
     async def classify_file(self, source: Source) -> Classification:
         """Raises what `decode` raises, TooLarge (audio_too_long), Busy."""
@@ -57,15 +76,42 @@ class CommandRecognition:
 
     async def classify(self, audio: Audio) -> Classification:
         """The likeliest label of a clip of 16 kHz; `unknown` below the threshold and for silence. Raises Busy."""
-        clip = loudest_part(audio.samples)
+        return await self.classify_samples(loudest_part(audio.samples))
+
+    async def classify_samples(self, clip: Samples, counted: bool = True) -> Classification:
+        """As `classify`, of at most COMMAND_SAMPLES of 16 kHz mono. `counted`: whether it is a command that somebody
+        gives, and not a sample."""
+        version = self.version
         async with self._admission.admitted(Priority.REQUEST):
             engine = await self._worker.open()
-            [found] = await self._worker.collect(EngineCall.of(CommandClassifier.classify, clip))
-        shares = dict(sorted(zip(engine.labels, found.probabilities, strict=True), key=lambda each: -each[1]))
+            [features] = await self._worker.collect(EngineCall.of(CommandClassifier.classify, clip))
+        found = self._classified(engine, features, version, is_silent(clip))
+        if counted:
+            version.share.count(found.label == UNKNOWN)
+            for follow in self.followers:
+                follow(found, version)
+        return found
+
+    def _classified(
+        self, engine: CommandClassifier, found: CommandFeatures, version: ActiveVersion, silent: bool
+    ) -> Classification:
+        head = self._head(version, engine)
+        if head is None:
+            labels, odds, thresholds = engine.labels, found.probabilities, (self.threshold,) * len(engine.labels)
+        else:
+            labels = head.labels
+            odds = tuple(float(each) for each in head.probabilities(found.embedding[None])[0])
+            thresholds = head.thresholds or (self.threshold,) * len(labels)
+        shares = dict(sorted(zip(labels, odds, strict=True), key=lambda each: -each[1]))
         label, probability = next(iter(shares.items()))
-        if is_silent(clip) or (label != UNKNOWN and probability < self._threshold):
+        if silent or (label != UNKNOWN and probability < thresholds[labels.index(label)]):
             label, probability = UNKNOWN, shares.get(UNKNOWN, 0.0)
-        return Classification(label, probability, shares, self._active.get("command", ""))
+        return Classification(label, probability, shares, self._active.get("command", ""), version.number)
+
+    @staticmethod
+    def _head(version: ActiveVersion, engine: CommandClassifier) -> LinearHead | None:
+        """The head, where it takes this engine's embeddings; None: the model decides itself."""
+        return version.head if version.head is not None and version.head.features == engine.features else None
 
 
 def loudest_part(samples: Samples) -> Samples:
