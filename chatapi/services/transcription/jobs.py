@@ -25,8 +25,6 @@ import anyio
 from chatapi.audio import RATE, Audio, Samples, playback_copy, wav
 from chatapi.audio.decode import blocks, decode, duration
 from chatapi.audio.skipped import Skipped
-from chatapi.engines import VoiceActivityDetector
-from chatapi.engines.call import EngineCall
 from chatapi.errors import ChatapiError, EngineFailed, InternalError, NotReady, collapse_exception_group
 from chatapi.jobs import JobKind, JobRecord, JobSteps, Step, StepRun
 from chatapi.runtime.admission import Priority
@@ -35,6 +33,7 @@ from chatapi.services.transcription import parts, transcript_files, url_source, 
 from chatapi.services.transcription.decoded_file import too_long
 from chatapi.services.transcription.job_parameters import KIND, TranscriptionParameters
 from chatapi.services.transcription.parts import RecordingPart
+from chatapi.services.transcription.shared_detector import SharedDetector
 from chatapi.services.transcription.speaker_turns import SpeakerLabels
 from chatapi.services.transcription.speakers import KnownSpeaker, SpeakerLabeller, SpeakerOptions
 from chatapi.services.transcription.transcriber import FileTranscriber, TranscribedChunk
@@ -221,10 +220,11 @@ class TranscriptionJobs:
         except NotReady:
             return False
 
-    def probabilities(self, samples: Samples, run: StepRun) -> Sequence[float]:
-        """The speech probability of each frame, from the shared detector."""
-        call = EngineCall.of(VoiceActivityDetector.probabilities, samples)
-        return self._wait_for(self._engines.vad.collect(call, Priority.BULK), run.checkpoint)
+    def detector(self, report: Callable[[], None]) -> SharedDetector:
+        """The shared detector, for the thread of the job; `report` is called while it works."""
+        return SharedDetector(
+            self._engines.vad, Priority.BULK, lambda judge, samples: self._wait_for(judge(samples), report)
+        )
 
     def _wait_for(self, work: Coroutine[Any, Any, T], report: Callable[[], None]) -> T:
         """The result of work on the event loop; `report` is called meanwhile, and what it raises cancels the work."""
@@ -358,18 +358,18 @@ class _Recording:
         """The part that begins behind so many samples; parts are taken in order."""
         self._run = run
         if self._parts is None:
-            self._parts = parts.cut(self._blocks(run), self._probabilities, start)
+            self._parts = parts.cut(self._blocks(run), self._jobs.detector(self._checkpoint).probabilities, start)
         return next(self._parts)
 
-    def _probabilities(self, samples: Samples) -> Sequence[float]:
+    def _checkpoint(self) -> None:
         assert self._run is not None  # noqa: S101 - set by `part`
-        return self._jobs.probabilities(samples, self._run)
+        self._run.checkpoint()
 
     def _blocks(self, run: StepRun) -> Iterator[Samples]:
         count = 0
         self._run = run
         for block in blocks(self._source, report=self._keep_skipped):
-            self._run.checkpoint()
+            self._checkpoint()
             self._jobs.check_stopping()
             count += len(block)
             if self._max_seconds is not None and count > self._max_seconds * RATE:

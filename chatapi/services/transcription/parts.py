@@ -6,7 +6,7 @@ both ends of a part are not full.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,7 +23,7 @@ SPEECH = 0.35
 SMOOTHED = 5
 """Frames over which the probability is averaged where there is no pause."""
 
-Probabilities = Callable[[Samples], Sequence[float]]
+Probabilities = Callable[[Samples], Iterable[float]]
 """The speech probability, 0 to 1, of each FRAME samples."""
 
 
@@ -69,7 +69,7 @@ def cut(blocks: Iterator[Samples], probabilities: Probabilities, start: int = 0)
 def _pause(samples: Samples, probabilities: Probabilities) -> int:
     """Where to cut: the middle of the longest pause in the end of the samples, or else the least likely speech."""
     first = len(samples) - int(SEARCH_SECONDS * RATE)
-    found = np.asarray(probabilities(samples[first:]), np.float32)
+    found = np.fromiter(probabilities(samples[first:]), np.float32)
     edges = np.flatnonzero(np.diff(np.concatenate([[False], found < SPEECH, [False]]).astype(np.int8)))
     begins, ends = edges[::2], edges[1::2]
     if len(begins):

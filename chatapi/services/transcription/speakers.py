@@ -12,15 +12,15 @@ import numpy as np
 
 from chatapi.audio import RATE, Samples
 from chatapi.audio.decode import Source, blocks, decode
-from chatapi.engines import Segment, SpeakerEncoder, VoiceActivityDetector
+from chatapi.engines import Segment, SpeakerEncoder
 from chatapi.engines.call import EngineCall
 from chatapi.errors import Unprocessable
 from chatapi.runtime.admission import Priority
 from chatapi.runtime.workers import Engines
 from chatapi.services.transcription import segmenter, speaker_turns
+from chatapi.services.transcription.shared_detector import SharedDetector
 from chatapi.services.transcription.speaker_clusters import SpeakerClusters, Vectors, unit
 from chatapi.services.transcription.speaker_turns import SpeakerLabels, SpeakerTurn, VoiceRegion
-from chatapi.services.transcription.transcriber import SharedDetector
 from chatapi.settings import Settings
 
 PAD_MS, MERGE_MS = 64, 256
@@ -116,8 +116,7 @@ class SpeakerLabeller:
 
     async def _known(self, speaker: KnownSpeaker, priority: Priority) -> list[Samples]:
         """The embeddings of a known speaker's speech."""
-        call = EngineCall.of(VoiceActivityDetector.probabilities, speaker.samples)
-        probabilities = await self._vad.collect(call, priority)
+        probabilities = await SharedDetector(self._vad, priority).judge(speaker.samples)
         speech = segmenter.trim(speaker.samples, probabilities, self._rules).samples
         return await self._embed(speech if len(speech) else speaker.samples, priority)
 

@@ -20,23 +20,20 @@ from chatapi.audio.decode import Source, decode, duration
 from chatapi.engines import (
     DEFAULT_OPTIONS,
     Segment,
-    SpeechStream,
-    Stop,
     Transcriber,
     TranscriptionOptions,
-    VoiceActivityDetector,
-    never,
 )
 from chatapi.engines.call import EngineCall
 from chatapi.errors import Unprocessable, collapse_exception_group
 from chatapi.events import Event, JobProgress, Token, Transcript
 from chatapi.observability.metrics import Metrics
 from chatapi.runtime.admission import Priority
-from chatapi.runtime.workers import Engines, Worker, YieldPolicy
+from chatapi.runtime.workers import Engines, YieldPolicy
 from chatapi.services.transcription import pauses, segmenter
 from chatapi.services.transcription.decoded_file import DecodedFile
 from chatapi.services.transcription.division import divide
 from chatapi.services.transcription.segmenter import TrimmedAudio
+from chatapi.services.transcription.shared_detector import SharedDetector
 from chatapi.services.transcription.speaker_turns import SpeakerLabels
 from chatapi.settings import Settings
 from chatapi.text.language_codes import language_code
@@ -306,8 +303,7 @@ class FileTranscriber:
 
     async def _trim(self, audio: Audio, request: TranscriptionRequest, priority: Priority) -> list[TrimmedAudio]:
         """The speech of an utterance, in as many parts as the engine has free slots."""
-        call = EngineCall.of(VoiceActivityDetector.probabilities, audio.samples)
-        probabilities = list(await self._vad.collect(call, priority))
+        probabilities = await SharedDetector(self._vad, priority).judge(audio.samples)
         trimmed = await anyio.to_thread.run_sync(segmenter.trim, audio.samples, iter(probabilities), self._rules)
         # A part alone may be too short to detect its language, and accuracy was not measured on translation.
         whole = self.language(request.language) is None or request.options.translate
@@ -361,18 +357,3 @@ def _tokens(segments: Iterable[Segment]) -> Iterator[Token]:
     for segment in segments:
         for each in segment.tokens:
             yield Token(each.utf8.decode("utf-8", "replace"), each.logprob, each.utf8)
-
-
-class SharedDetector:
-    """A voice activity detector that holds its slot for one part of a file at a time; for use from a thread."""
-
-    def __init__(self, worker: Worker[VoiceActivityDetector], priority: Priority) -> None:
-        self._worker = worker
-        self._priority = priority
-
-    def stream(self) -> SpeechStream:
-        return self._worker.engine.stream()
-
-    def probabilities(self, samples: Samples, stop: Stop = never) -> Iterator[float]:
-        call = EngineCall.of(VoiceActivityDetector.probabilities, samples)
-        return iter(anyio.from_thread.run(self._worker.collect, call, self._priority))
