@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -44,6 +44,8 @@ class InstalledModel:
     """Bytes of the loaded model."""
     quality: int
     options: Mapping[str, Any]
+    digests: Mapping[str, str] = field(default_factory=dict)
+    """SHA-256 of each file, in hex."""
 
 
 @dataclass(frozen=True)
@@ -243,6 +245,7 @@ class Catalog:
         return InstalledModel(
             name, stated.role, stated.engine, place, {file: place / file for file in stated.files},
             stated.languages, stated.memory, stated.quality, stated.options,
+            {file: record.sha256 for file, record in self._record(name).items()},
         )  # fmt: skip
 
     def _named(self, role: str, engine: str, name: str) -> Manifest:

@@ -6,12 +6,13 @@ Names and options of the providers: https://onnxruntime.ai/docs/execution-provid
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import onnxruntime  # type: ignore[import-untyped]
 
+from chatapi.engines.prepared_graphs import GraphSource, PreparedGraphs
 from chatapi.settings import Settings
 from chatapi.storage.layout import DataDirectory
 
@@ -31,6 +32,19 @@ def background_options() -> Any:
     return options
 
 
+def sessions(
+    source: GraphSource, options: Callable[[], Any], settings: Settings, suited: Sequence[str] = tuple(NAMES)
+) -> list[Any]:
+    """A session for each part of a model, as `session` creates it; on the CPU from graphs that are prepared once.
+
+    Raises what ONNX Runtime raises for a model that cannot be loaded, and ValueError for a damaged file.
+    """
+    if _chain(settings, suited, onnxruntime) == ["cpu"]:
+        return PreparedGraphs(DataDirectory(settings.data).prepared).sessions(source, options)
+    parts: Sequence[bytes | None] = source.parts() or [None]
+    return [session(source.onnx, options(), settings, suited, encoded=part) for part in parts]
+
+
 def session(
     onnx: Path,
     options: Any,
@@ -45,12 +59,7 @@ def session(
     its engines in <data>/tensorrt/<the file's stem>. `encoded` is the model where it is only a part of the file. Raises
     what ONNX Runtime raises for a model that cannot be loaded.
     """
-    configured = settings.onnx.provider
-    chain = list(suited) if configured == "auto" else list(NAMES)[list(NAMES).index(configured) :]
-    available = set(runtime.get_available_providers())
-    if configured != "auto" and NAMES[configured] not in available:
-        log.warning("onnx.provider is %s, which this ONNX Runtime does not have", configured)
-    chain = [name for name in chain if NAMES[name] in available]
+    chain = _chain(settings, suited, runtime)
     cache = DataDirectory(settings.data).tensorrt / onnx.stem
     while True:
         providers = [(NAMES[name], _options(name, cache)) for name in chain]
@@ -68,6 +77,16 @@ def session(
             # This happens with CUDA when its libraries cannot be loaded.
             log.warning("%s runs without %s, which could not be started", onnx.name, chain[0])
         return created
+
+
+def _chain(settings: Settings, suited: Sequence[str], runtime: Any) -> list[str]:
+    """The providers to try, in this order; a set one that this ONNX Runtime does not have is logged."""
+    configured = settings.onnx.provider
+    chain = list(suited) if configured == "auto" else list(NAMES)[list(NAMES).index(configured) :]
+    available = set(runtime.get_available_providers())
+    if configured != "auto" and NAMES[configured] not in available:
+        log.warning("onnx.provider is %s, which this ONNX Runtime does not have", configured)
+    return [name for name in chain if NAMES[name] in available]
 
 
 def _options(name: str, cache: Path) -> dict[str, str]:

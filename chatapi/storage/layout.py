@@ -118,6 +118,11 @@ class DataDirectory:
         return self.root / "tensorrt"
 
     @property
+    def prepared(self) -> Path:
+        """The ONNX graphs prepared for this machine's processor, one folder per model and version of ONNX Runtime."""
+        return self.root / "prepared"
+
+    @property
     def keys(self) -> Path:
         """The API keys, hashed."""
         return self.root / "keys.json"

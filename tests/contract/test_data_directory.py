@@ -74,7 +74,7 @@ def test_paths_are_those_of_earlier_versions() -> None:
     paths = {path.relative_to("root").as_posix() for path in named(LAYOUT)}
     assert paths == {
         "history.sqlite3", "jobs.sqlite3", "jobs", "models", "models.lock", "manifests", "compiled", "coqui",
-        "tensorrt", "keys.json", "keys-used.json", ".keys.lock", "boxes.json", "certificates",
+        "tensorrt", "prepared", "keys.json", "keys-used.json", ".keys.lock", "boxes.json", "certificates",
         "certificates/authority.crt", "certificates/authority.pem", "certificates/server.pem", "audit.log",
         "bench/live.svg", "bench/live-budget.svg", "overrides.toml", ".overrides.lock", "key_file.json", "server-jobs",
         "voices", "torchserve-models.json", "commands.sqlite3", "commands/samples", "commands/versions",
@@ -93,7 +93,8 @@ def test_paths_are_those_of_earlier_versions() -> None:
 def unnamed(layout: DataDirectory) -> list[str]:
     """Files that are neither named by the layout, nor in a folder that it names for others, nor SQLite's own."""
     known = set(named(layout)) | set(layout.local_keys())
-    owned = (layout.models, layout.manifests, layout.compiled, layout.coqui, layout.tensorrt, layout.jobs)
+    caches = (layout.coqui, layout.tensorrt, layout.prepared)
+    owned = (layout.models, layout.manifests, layout.compiled, layout.jobs, *caches)
     beside = {database.with_name(database.name + end)
               for database in (layout.history, layout.jobs_database) for end in ("-wal", "-shm")}  # fmt: skip
     return [

@@ -92,7 +92,7 @@ def make_voice(folder: Path, name: str, speakers: int = 1, **changed: object) ->
     onnx, described = folder / f"{name}.onnx", folder / f"{name}.onnx.json"
     onnx.write_bytes(humming_model(speakers))
     described.write_text(json.dumps(config), encoding="utf-8")
-    return SimpleNamespace(name=name, folder=folder, files={"onnx": onnx, "config": described}, options={})
+    return SimpleNamespace(name=name, folder=folder, files={"onnx": onnx, "config": described}, options={}, digests={})
 
 
 def synthesize(engine: Piper, text: str, name: str = "anna") -> list[Audio]:

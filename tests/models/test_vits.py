@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from hypothesis import strategies as st
 from chatapi.audio import joined
 from chatapi.audio.loudness import LEVEL, LoudnessNormalizer, loudness, loudness_normalized
 from chatapi.catalog import InstalledModel
-from chatapi.engines.tts import onnx_graph
+from chatapi.engines.tts import onnx_graph, vits
 from chatapi.engines.tts.vits import FIRST_DECODER_WEIGHT, WINDOWS, Vits, windows
 from chatapi.settings import Settings
 from conftest import installed_model
@@ -80,12 +79,10 @@ def test_cut_off_model_is_reported_as_damaged(joe: InstalledModel) -> None:
 @pytest.mark.real
 def test_windows_of_a_real_voice_sound_as_the_whole(joe: InstalledModel, speaking: Piper) -> None:
     onnx = next(path for path in joe.files.values() if path.suffix == ".onnx")
-    vits, given = (
-        Vits(onnx, partial(open_session, onnx)),
-        feeds(speaking, "Whales sing for hours, and their songs change."),
-    )
-    assert vits.is_cut
-    parts = list(vits.run(given))
+    cut = Vits([open_session(onnx, part) for part in vits.parts(onnx)])
+    given = feeds(speaking, "Whales sing for hours, and their songs change.")
+    assert cut.is_cut
+    parts = list(cut.run(given))
     whole = open_session(onnx, None).run(None, given)[0].reshape(-1)
     together = np.concatenate(parts)
     assert len(parts) > 2 and len(together) == len(whole)

@@ -9,8 +9,8 @@ from chatapi.settings import AsrSettings, Settings
 
 
 def _warm_up(engine: Transcriber, settings: Settings) -> EngineCall[Segment]:
-    # On more noise the model hallucinates, and its retries take longer than loading it.
-    return EngineCall.of(Transcriber.transcribe, noise(PROBE_SAMPLES))
+    # Whisper transcribes noise again and again, which takes longer than loading it; some engines run once by themselves.
+    return EngineCall.of(Transcriber.transcribe, noise(0 if getattr(engine, "is_warm", False) else PROBE_SAMPLES))
 
 
 def _probe(engine: Transcriber) -> EngineCall[Segment]:

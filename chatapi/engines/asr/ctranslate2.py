@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ import tiktoken
 from chatapi.audio import RATE, Samples
 from chatapi.audio.mel import HOP, log_mel, mel_filters
 from chatapi.catalog import ggml
-from chatapi.engines import Segment, Stop, TranscriptionOptions, TranscriptToken
+from chatapi.engines import DEFAULT_OPTIONS, Segment, Stop, TranscriptionOptions, TranscriptToken
 from chatapi.engines.asr.ctranslate2_loading import loaded
 from chatapi.engines.asr.whisper import (
     FRAME,
@@ -66,6 +67,8 @@ CONTEXT = 448
 """Tokens of the decoder's context, prompt included."""
 LONGEST_PROMPT = CONTEXT // 2 - 1
 """Tokens of the prompt at most, as in the code Whisper was published with."""
+WARM_UP_TOKENS = 8
+"""Length that the decoder of a warm-up generates at most; the library generates half of it."""
 TIMESTAMP_STEP = 0.02
 """Seconds between two of Whisper's timestamps."""
 SPLIT_PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
@@ -91,6 +94,7 @@ class CTranslate2(WhisperTranscriber):
     """
 
     trimmed = TRIMMED
+    is_warm = True
 
     def __init__(self, settings: Settings, models: Sequence[WhisperModel]) -> None:
         model, table = models[0], settings.ctranslate2
@@ -105,8 +109,23 @@ class CTranslate2(WhisperTranscriber):
         self._whisper = loaded(folder, table, self.slots, self.threads)
         self.translates = bool(self._whisper.is_multilingual)
         self._filters = mel_filters(self._whisper.n_mels)
+        self._warm_up()
+
+    @cached_property
+    def _tokenizer(self) -> tiktoken.Encoding:
+        """Only prompts need it; it takes 10 MB."""
         ranks = {token_bytes: rank for rank, token_bytes in enumerate(self._token_bytes)}
-        self._text = tiktoken.Encoding("whisper", pat_str=SPLIT_PATTERN, mergeable_ranks=ranks, special_tokens={})
+        return tiktoken.Encoding("whisper", pat_str=SPLIT_PATTERN, mergeable_ranks=ranks, special_tokens={})
+
+    def _warm_up(self) -> None:
+        """Encodes silence and decodes a few tokens, so that the first clip is not slower. ModelError when that
+        fails."""
+        silence = np.zeros(self.trimmed * FRAME, np.float32)
+        try:
+            run = self._encode(silence, len(silence), self.languages[0], DEFAULT_OPTIONS)
+            self._whisper.generate(run.encoded, [run.prompt], beam_size=self._beams, max_length=WARM_UP_TOKENS)
+        except (RuntimeError, ValueError) as error:
+            raise ModelError(f"CTranslate2 cannot transcribe with {self._name}: {error}") from error
 
     def _transcribe_window(
         self, window: Samples, seconds: float, language: str | None, options: TranscriptionOptions, stop: Stop
@@ -162,7 +181,7 @@ class CTranslate2(WhisperTranscriber):
         return max(self.languages, key=lambda code: probabilities.get(code, 0.0))
 
     def _prompt(self, language: str, options: TranscriptionOptions) -> list[int]:
-        before = self._text.encode_ordinary(" " + options.prompt.strip())[-LONGEST_PROMPT:] if options.prompt else []
+        before = self._tokenizer.encode_ordinary(" " + options.prompt.strip())[-LONGEST_PROMPT:] if options.prompt else []
         return [*([self._ids["<|startofprev|>"], *before] if before else []), *self._start_tokens(language, options)]
 
     def _start_tokens(self, language: str, options: TranscriptionOptions) -> list[int]:

@@ -21,9 +21,12 @@ from piper.tashkeel import TashkeelDiacritizer
 from chatapi.audio import Audio, Samples
 from chatapi.audio.loudness import LoudnessNormalizer, loudness, loudness_normalized
 from chatapi.engines import Stop, Voice, never, onnx_providers
+from chatapi.engines.prepared_graphs import GraphSource
+from chatapi.engines.tts import vits
 from chatapi.engines.tts.vits import Vits
 from chatapi.errors import EngineFailed, ModelError, NotFound, Unprocessable
 from chatapi.settings import Settings
+from chatapi.storage import atomic_files
 from chatapi.system import malloc_trim
 from chatapi.text import espeak
 
@@ -52,6 +55,8 @@ class _PiperVoice:
     """The files of a voice."""
 
     onnx: Path
+    sha256: str
+    """Of the ONNX file; empty: not known."""
     config: PiperConfig
     speaker: int | None
     """Its number in a model of several speakers."""
@@ -133,8 +138,8 @@ class Piper:
             if model is None:
                 while len(self._loaded) >= LOADED_VOICES:
                     self._loaded.popitem(last=False)
-                vits = _vits(files.onnx, self._threads, self._settings)
-                model = _LoadedVoice(PiperVoice(session=vits.session, config=files.config), vits)
+                cut = _vits(files, self._threads, self._settings)
+                model = _LoadedVoice(PiperVoice(session=cut.session, config=files.config), cut)
             self._loaded[files.onnx] = model
             return model
 
@@ -270,32 +275,39 @@ def _voices(model: InstalledModel) -> Iterator[tuple[Voice, _PiperVoice]]:
         config = PiperConfig.from_dict(tree)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelError(f"{description} does not describe a Piper voice: {error!r}") from error
+    sha256 = model.digests.get(onnx.name, "")
     language_table = tree.get("language") or {}
     language = language_table.get("family") or config.espeak_voice.partition("-")[0]
     region = str(language_table.get("region") or config.espeak_voice.partition("-")[2][:2]).upper()
     if config.num_speakers <= 1:
-        yield Voice(model.name, language, config.sample_rate, region), _PiperVoice(onnx, config, None)
+        yield Voice(model.name, language, config.sample_rate, region), _PiperVoice(onnx, sha256, config, None)
         return
     speakers = dict(config.speaker_id_map) or {str(number): number for number in range(config.num_speakers)}
     for speaker, number in sorted(speakers.items(), key=lambda item: (item[1] != config.default_speaker_id, item[1])):
         name = f"{model.name}/{speaker}"
-        yield Voice(name, language, config.sample_rate, region), _PiperVoice(onnx, config, number)
+        yield Voice(name, language, config.sample_rate, region), _PiperVoice(onnx, sha256, config, number)
 
 
-def _vits(onnx: Path, threads: int, settings: Settings) -> Vits:
+def _vits(files: _PiperVoice, threads: int, settings: Settings) -> Vits:
     """Loads a model. ModelError when it is damaged."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    # Spinning would keep cores from the language model between and within sentences.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    # ONNX Runtime stores a memory pattern for each length of input, and every sentence has another length.
-    options.enable_mem_pattern = False
-    options.log_severity_level = 3
+
+    def options() -> Any:
+        made = onnxruntime.SessionOptions()
+        made.intra_op_num_threads = threads
+        made.inter_op_num_threads = 1
+        # Spinning would keep cores from the language model between and within sentences.
+        made.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        # ONNX Runtime stores a memory pattern for each length of input, and every sentence has another length.
+        made.enable_mem_pattern = False
+        made.log_severity_level = 3
+        return made
+
     try:
-        return Vits(onnx, lambda encoded: onnx_providers.session(onnx, options, settings, PROVIDERS, encoded=encoded))
+        sha256 = files.sha256 or atomic_files.digest(files.onnx)
+        source = GraphSource(files.onnx, sha256, vits.PARTS, lambda: vits.parts(files.onnx))
+        return Vits(onnx_providers.sessions(source, options, settings, PROVIDERS))
     except Exception as error:
-        raise ModelError(f"{onnx} cannot be loaded: {error}") from error
+        raise ModelError(f"{files.onnx} cannot be loaded: {error}") from error
 
 
 def _shrinking_options() -> Any:

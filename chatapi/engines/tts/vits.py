@@ -7,7 +7,7 @@ https://arxiv.org/abs/2106.06103; its decoder is the generator of HiFi-GAN, http
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, repeat
 from pathlib import Path
@@ -31,6 +31,8 @@ CONTEXT = 14
 convolution reaches 3 frames, the first upsampling 1, and the kernels of 11 samples with dilations of 1, 3 and 5 after
 each upsampling 60 samples: 7.5, 0.9, 0.5 and 0.2 frames with the factors 8, 8, 2 and 2 of the largest Piper voices.
 Smaller voices reach 11 frames."""
+PARTS = f"vits {FIRST_DECODER_WEIGHT} {LATE_WEIGHT}"
+"""Names what `parts` makes, for `GraphSource.recipe`."""
 LATE_CONTEXT = 2
 """How many of these frames the layers from the second upsampling on see: 1.8 of the largest voices, 1 of smaller."""
 
@@ -38,18 +40,12 @@ LATE_CONTEXT = 2
 class Vits:
     """A loaded model."""
 
-    def __init__(self, onnx: Path, open_session: Callable[[bytes | None], Any]) -> None:
-        """`open_session` opens an encoded model; None: the file. Raises what it raises."""
-        parts = _cut(onnx)
-        self._decoder: list[_Part] = []
-        if parts is None:
-            self.session = open_session(None)
-            return
-        contexts = (CONTEXT, LATE_CONTEXT)
+    def __init__(self, sessions: Sequence[Any]) -> None:
+        """`sessions`: those of the `parts`, or that of the whole model."""
+        self.session, *decoder = sessions
         self._decoder = [
-            _Part.opened(open_session(part), context) for part, context in zip(parts[1:], contexts, strict=False)
+            _Part.opened(session, context) for session, context in zip(decoder, (CONTEXT, LATE_CONTEXT), strict=False)
         ]
-        self.session = open_session(parts[0])
 
     @property
     def is_cut(self) -> bool:
@@ -117,16 +113,16 @@ def _frames(signal: Any, frames: int, start: int, end: int) -> Any:
     return np.ascontiguousarray(signal[..., start * size : end * size])
 
 
-def _cut(onnx: Path) -> tuple[bytes, ...] | None:
-    """The model before its decoder, and the one or two parts of the decoder; None for another kind of model."""
+def parts(onnx: Path) -> tuple[bytes, ...]:
+    """The model before its decoder, and the one or two parts of the decoder; none for another kind of model."""
     try:
-        parts = onnx_graph.cut(onnx.read_bytes(), FIRST_DECODER_WEIGHT, shared=("sid",))
-        if parts is None:
-            return None
-        encoder, decoder = parts
+        found = onnx_graph.cut(onnx.read_bytes(), FIRST_DECODER_WEIGHT, shared=("sid",))
+        if found is None:
+            return ()
+        encoder, decoder = found
         return encoder, *(onnx_graph.cut(decoder, LATE_WEIGHT, shared=("sid",)) or (decoder,))
     except ValueError:
-        return None
+        return ()
 
 
 def _samples(output: Any) -> Samples:

@@ -85,6 +85,10 @@ def _params(path: Path, settings: Settings, context: ContextSize, folder: Path) 
     params.n_ctx, params.kv_unified_per_slot = context.pool + SPARE, context.tokens
     params.n_parallel = table.slots
     params.n_gpu_layers = table.gpu_layers
+    # Finds how many layers fit the GPU by loading the model's description and vocabulary twice.
+    params.fit_params = has_gpu()
+    # The system prompt is the first run.
+    params.warmup = False
     params.n_batch = params.n_ubatch = STEP
     params.cpuparams.n_threads, params.cpuparams_batch.n_threads = threads(table.threads)
     params.cache_type_k = params.cache_type_v = KV_CACHE[context.kv_cache]
@@ -100,6 +104,12 @@ def _params(path: Path, settings: Settings, context: ContextSize, folder: Path) 
     params.cors_origins = ""
     params.n_threads_http = 1
     return params
+
+
+def has_gpu() -> bool:
+    """Whether this build of the library computes on a GPU of this machine."""
+    cpu = xllamacpp.ggml_backend_dev_type.GGML_BACKEND_DEVICE_TYPE_CPU
+    return any(device["type"] != cpu for device in xllamacpp.get_device_info())
 
 
 def threads(configured: int) -> tuple[int, int]:
