@@ -118,6 +118,20 @@ class CommandSettings(RoleSettings):
     flight, and which is killed when it is stuck. An engine that asks another server always runs on threads."""
 
 
+class SoundDetectorSettings(RoleSettings):
+    """Sound detection in monitored streams."""
+
+    engine: str = Field("orcahello", json_schema_extra=LIVE)
+    model: str = Field("auto", json_schema_extra=LIVE)
+    """A model's name, or auto: the best that is installed."""
+    idle_seconds: float = Field(300, ge=0)
+    """Time without use after which the model is unloaded, in seconds; the next request waits while it loads; 0:
+    never."""
+    worker: WorkerKind = Field("thread", json_schema_extra=LIVE)
+    """thread: the engine runs on threads of chatapi; process: in a child process, whose crash costs only the calls in
+    flight, and which is killed when it is stuck. An engine that asks another server always runs on threads."""
+
+
 class AsrSettings(RoleSettings):
     """Speech recognition."""
 

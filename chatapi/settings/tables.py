@@ -31,6 +31,7 @@ from chatapi.settings.roles import (
     AsrSettings,
     CommandSettings,
     LlmSettings,
+    SoundDetectorSettings,
     SpeakerSettings,
     TtsSettings,
     TurnDetectionSettings,
@@ -233,6 +234,7 @@ class Settings(Table):
     speaker: SpeakerSettings = SpeakerSettings()
     voice_converter: VoiceConverterSettings = VoiceConverterSettings()
     command: CommandSettings = CommandSettings()
+    sound_detector: SoundDetectorSettings = SoundDetectorSettings()
     live: LiveSettings = LiveSettings()
     asr: AsrSettings = AsrSettings()
     llm: LlmSettings = LlmSettings()
