@@ -45,7 +45,8 @@ def normalized(clip: Samples, wanted: bool) -> Samples:
 def sixteen_bits(clip: Samples) -> Samples:
     """The clip as it is after a WAV file of 16 bits: libsndfile writes 32767 for 1 and reads it as 32767/32768."""
     whole = np.clip(np.rint(clip * np.float32(32767)), -32768, 32767)
-    return (whole / np.float32(32768)).astype(np.float32)
+    found: Samples = (whole / np.float32(32768)).astype(np.float32)
+    return found
 
 
 def spectrogram(samples: Samples) -> Spectrogram:
