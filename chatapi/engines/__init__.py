@@ -19,6 +19,11 @@ from chatapi.audio import Audio, Samples
 from chatapi.engines.cancellation import Stop as Stop
 from chatapi.engines.cancellation import never as never
 from chatapi.engines.cancellation import still_wanted as still_wanted
+from chatapi.engines.sound_protocols import DEFAULT_SOUND_OPTIONS as DEFAULT_SOUND_OPTIONS
+from chatapi.engines.sound_protocols import SOUND_RATE as SOUND_RATE
+from chatapi.engines.sound_protocols import SoundDetector as SoundDetector
+from chatapi.engines.sound_protocols import SoundOptions as SoundOptions
+from chatapi.engines.sound_protocols import SoundWindow as SoundWindow
 from chatapi.engines.voice_protocols import COMMAND_SAMPLES as COMMAND_SAMPLES
 from chatapi.engines.voice_protocols import SPEAKER_HOP as SPEAKER_HOP
 from chatapi.engines.voice_protocols import SPEAKER_WINDOW as SPEAKER_WINDOW

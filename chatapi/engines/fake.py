@@ -13,6 +13,8 @@ import numpy as np
 from chatapi.audio import RATE, Audio, Samples
 from chatapi.engines import (
     DEFAULT_OPTIONS,
+    DEFAULT_SOUND_OPTIONS,
+    SOUND_RATE,
     SPEAKER_WINDOW,
     VAD_FRAME,
     Capability,
@@ -24,6 +26,8 @@ from chatapi.engines import (
     PromptMessage,
     Sampling,
     Segment,
+    SoundOptions,
+    SoundWindow,
     Stop,
     TokenChunk,
     TokenUsage,
@@ -205,6 +209,22 @@ class FakeCommandClassifier(_Paced):
         magnitudes = np.abs(np.fft.rfft(samples, RATE))[: 4000 // self.BANDS * self.BANDS]
         bands: Samples = magnitudes.reshape(self.BANDS, -1).sum(axis=1).astype(np.float32)
         return bands / np.float32(np.linalg.norm(bands) + 1e-6)
+
+
+class FakeSoundDetector(_Paced):
+    """Takes every loud second for its only sound."""
+
+    labels, target = ("other", "beep"), 1
+
+    def detect(
+        self, samples: Samples, stop: Stop = never, options: SoundOptions = DEFAULT_SOUND_OPTIONS
+    ) -> Iterator[SoundWindow]:
+        for first in range(0, len(samples) - SOUND_RATE + 1, SOUND_RATE):
+            if stop():
+                return
+            self._step()
+            loud = float(np.sqrt(np.mean(np.square(samples[first : first + SOUND_RATE])))) > SPEECH_RMS
+            yield SoundWindow(first / SOUND_RATE, 1.0, (0.1, 0.9) if loud else (0.9, 0.1))
 
 
 class FakeEndOfTurnDetector(_Paced):

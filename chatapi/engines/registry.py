@@ -30,6 +30,7 @@ from chatapi.engines import (
     command,
     llm,
     plugins,
+    sound_detector,
     speaker,
     tts,
     turn_detection,
@@ -53,6 +54,7 @@ SHIPPED: tuple[Role[Any], ...] = (
     speaker.ROLE,
     voice_converter.ROLE,
     command.ROLE,
+    sound_detector.ROLE,
 )
 """The roles of chatapi itself."""
 VALUES = (

@@ -21,6 +21,7 @@ from chatapi.engines import (
     CommandClassifier,
     EndOfTurnDetector,
     LanguageModel,
+    SoundDetector,
     SpeakerEncoder,
     Stop,
     Synthesizer,
@@ -352,6 +353,7 @@ class Engines:
     speaker: Worker[SpeakerEncoder]
     voice_converter: Worker[VoiceConverter]
     command: Worker[CommandClassifier]
+    sound_detector: Worker[SoundDetector]
 
     def __init__(self, workers: Mapping[str, Worker[Any]]) -> None:
         """`workers`: role -> its worker."""

@@ -117,6 +117,14 @@ class CommandSettings(OnDemandRoleSettings):
     """Probability from which a word counts as recognized (0 to 1); below it the label is unknown."""
 
 
+class SoundDetectorSettings(OnDemandRoleSettings):
+    """Sound detection in monitored streams."""
+
+    engine: str = Field("orcahello", json_schema_extra=LIVE)
+    model: str = Field("auto", json_schema_extra=LIVE)
+    """A model's name, or auto: the best that is installed."""
+
+
 class AsrSettings(WorkerRoleSettings):
     """Speech recognition."""
 

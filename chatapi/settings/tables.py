@@ -31,6 +31,7 @@ from chatapi.settings.roles import (
     AsrSettings,
     CommandSettings,
     LlmSettings,
+    SoundDetectorSettings,
     SpeakerSettings,
     TtsSettings,
     TurnDetectionSettings,
@@ -234,6 +235,7 @@ class Settings(Table):
     voice_converter: VoiceConverterSettings = VoiceConverterSettings()
     command: CommandSettings = CommandSettings()
     commands: CommandTeachingSettings = CommandTeachingSettings()
+    sound_detector: SoundDetectorSettings = SoundDetectorSettings()
     live: LiveSettings = LiveSettings()
     asr: AsrSettings = AsrSettings()
     llm: LlmSettings = LlmSettings()

@@ -21,11 +21,14 @@ from chatapi.audio import RATE, Audio, Samples
 from chatapi.audio.decode import decode
 from chatapi.engines import (
     COMMAND_SAMPLES,
+    SOUND_RATE,
     CommandFeatures,
     ContextOverflow,
     PromptMessage,
     Sampling,
     Segment,
+    SoundOptions,
+    SoundWindow,
     Stop,
     TokenChunk,
     TranscriptionOptions,
@@ -56,6 +59,7 @@ KINDS: dict[str, type] = {
     "speaker": np.ndarray,
     "voice_converter": Audio,
     "command": CommandFeatures,
+    "sound_detector": SoundWindow,
 }
 MODELS = {
     "ctranslate2": "whisper-tiny.en-ct2",
@@ -68,6 +72,7 @@ MODELS = {
     "smart_turn": "smart-turn-v3.2",
     "resemblyzer": "resemblyzer",
     "tc_resnet": "command-words",
+    "orcahello": "made-calls",
 }
 LIBRARIES: dict[str, Callable[[], AbstractContextManager[None]]] = {"mlc": mlc_llm, "coqui": coqui_tts}
 """Engines whose library has a stand-in."""
@@ -139,6 +144,8 @@ class Engine:
             return iter(self.built.convert(speech(), reference, stop))
         if self.role == "command":
             return iter(self.built.classify(speech()[:COMMAND_SAMPLES], stop))
+        if self.role == "sound_detector":
+            return iter(self.built.detect(np.tile(speech(), 12), stop))
         if self.role == "asr":
             return iter(self.built.transcribe(speech(), "en", stop))
         if self.role == "llm":
@@ -315,6 +322,16 @@ def test_a_command_classifier_yields_a_probability_for_each_label(engine: Engine
         assert min(found.probabilities) >= 0 and abs(sum(found.probabilities) - 1) < 1e-3
         assert found.embedding.ndim == 1 and np.isfinite(found.embedding).all()
     assert engine.built.labels[-1] == "unknown"
+
+
+@of("sound_detector")
+def test_a_sound_detector_scores_every_label_of_whole_windows(engine: Engine):
+    assert 0 <= engine.built.target < len(engine.built.labels) == len({*engine.built.labels})
+    assert list(engine.built.detect(np.zeros(SOUND_RATE // 2, np.float32))) == []
+    found = list(engine.built.detect(np.zeros(10 * SOUND_RATE, np.float32), never, SoundOptions(batch=3)))
+    assert found and found[0].start == 0 and found == sorted(found, key=lambda each: each.start)
+    assert all(each.start + each.duration <= 10 and len(each.scores) == len(engine.built.labels) for each in found)
+    assert all(0 <= score <= 1 for each in found for score in each.scores)
 
 
 @of("asr")

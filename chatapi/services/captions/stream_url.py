@@ -13,7 +13,7 @@ import anyio.to_thread
 import httpx
 from anyio.streams.memory import MemoryObjectSendStream
 
-from chatapi.audio import Samples
+from chatapi.audio import RATE, Samples
 from chatapi.audio.decode import live_blocks
 from chatapi.errors import BadInput, ChatapiError, NotFound, WaitAndRetry, collapse_exception_group
 from chatapi.services.captions import hls
@@ -34,18 +34,24 @@ class StreamUrl:
     """A stream at a URL. `private`: whether private addresses are allowed."""
 
     def __init__(
-        self, url: str, private: bool, give_up_seconds: float, on_state: OnState, trust: ssl.SSLContext | None = None
+        self,
+        url: str,
+        private: bool,
+        give_up_seconds: float,
+        on_state: OnState,
+        trust: ssl.SSLContext | None = None,
+        rate: int = RATE,
     ) -> None:
-        """`give_up_seconds`: how long it is tried again without audio."""
+        """`give_up_seconds`: how long it is tried again without audio; `rate`: of the blocks, in Hz."""
         self._url, self._http, self._on_state = url, GuardedHttp(private, trust), on_state
-        self._give_up_seconds = give_up_seconds
+        self._give_up_seconds, self._rate = give_up_seconds, rate
         self._blocks = 0
         """Number of blocks so far."""
         self._live = False
 
     @asynccontextmanager
     async def opened(self) -> AsyncIterator[AsyncIterator[Samples]]:
-        """Blocks of 16 kHz mono, which end with a recording. Whenever the stream breaks off, it connects again.
+        """Mono blocks, which end with a recording. Whenever the stream breaks off, it connects again.
 
         Reading the blocks raises the errors of the first connection, and WaitAndRetry after `give_up_seconds` without
         audio.
@@ -112,7 +118,7 @@ class StreamUrl:
             for block in blocks:
                 anyio.from_thread.run(pass_on, block)
 
-        blocks = live_blocks(reading)
+        blocks = live_blocks(reading, rate=self._rate)
         try:
             with suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):
                 await anyio.to_thread.run_sync(run, blocks)

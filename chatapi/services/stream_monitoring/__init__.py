@@ -1,0 +1,1 @@
+"""Monitors live streams for sounds, and accounts for every second of them."""
