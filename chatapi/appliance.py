@@ -127,21 +127,8 @@ class Appliance:
         self.completions = Completions(
             self.transcriber, self.synthesis, self.generator, self.conversations, self.admission, settings, self.metrics
         )
-        self.transcription_service = TranscriptionService(
-            self.streaming_transcriber, self.speaker_labeller, self.admission, settings, self.metrics
-        )
-        longest = settings.transcription.max_seconds
-        self.transcription_jobs = TranscriptionJobs(
-            self.engines, self.transcriber, self.speaker_labeller, settings, longest
-        )
-        self.jobs.offer(self.transcription_jobs.kind)
-        self.captions = CaptionService(self.engines, self.transcriber, settings, self.metrics)
-        self.speech_service = SpeechService(self.synthesis, self.admission, settings, self.metrics)
         self.chat = ChatCompletions(self.transcriber, self.generator, self.admission, settings, self.metrics)
-        self.command_recognition = CommandRecognition(self.engines, self.admission, settings, self.active)
-        self.command_teaching = CommandTeaching(
-            self.engines, self.command_recognition, self.admission, settings, self.jobs
-        )
+        self.speech_service = SpeechService(self.synthesis, self.admission, settings, self.metrics)
         self.live = LiveConversations(
             self.engines,
             self.transcriber,
@@ -151,6 +138,24 @@ class Appliance:
             self.admission,
             settings,
             self.metrics,
+        )
+        self._create_other_services()
+
+    def _create_other_services(self) -> None:
+        """Create the services besides conversation."""
+        settings = self.settings
+        self.transcription_service = TranscriptionService(
+            self.streaming_transcriber, self.speaker_labeller, self.admission, settings, self.metrics
+        )
+        longest = settings.transcription.max_seconds
+        self.transcription_jobs = TranscriptionJobs(
+            self.engines, self.transcriber, self.speaker_labeller, settings, longest
+        )
+        self.jobs.offer(self.transcription_jobs.kind)
+        self.captions = CaptionService(self.engines, self.transcriber, settings, self.metrics)
+        self.command_recognition = CommandRecognition(self.engines, self.admission, settings, self.active)
+        self.command_teaching = CommandTeaching(
+            self.engines, self.command_recognition, self.admission, settings, self.jobs
         )
 
     def _voices(self) -> list[str]:
