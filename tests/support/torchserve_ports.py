@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 
 import httpx
 
-from chatapi.interfaces.torchserve import server as torchserve
-from chatapi.interfaces.torchserve.server import TorchServeServer, has_grpc
+from chatapi.interfaces.torchserve.ports import close_ports, has_grpc, open_ports
+from chatapi.interfaces.torchserve.server import TorchServeServer
 from chatapi.interfaces.torchserve.service import TorchServe
 from chatapi.settings import TorchServeSettings
 from conftest import RunningServer, until
@@ -42,7 +42,7 @@ def torchserving(running: RunningServer, **values: object) -> Iterator[TorchServ
     )
     chosen = TorchServeSettings.model_validate({"enabled": True, "model_api": True, **free, **values})
     appliance = running.appliance
-    table, listening = torchserve.open_ports(appliance.settings.model_copy(update={"torchserve": chosen}))
+    table, listening = open_ports(appliance.settings.model_copy(update={"torchserve": chosen}))
     server = TorchServeServer(appliance, table, listening)
     interface = server.torchserve
     urls = {
@@ -68,4 +68,4 @@ def torchserving(running: RunningServer, **values: object) -> Iterator[TorchServ
                 for client in clients.values():
                     client.close()
     finally:
-        torchserve.close_ports(listening)
+        close_ports(listening)
