@@ -13,9 +13,13 @@ from pathlib import Path
 
 import psutil
 
+from chatapi.storage.layout import DataDirectory
+
 MODELS = Path.home() / ".local/share/chatapi/models"
 HEADER = re.compile(r"[0-9a-f]+-[0-9a-f]+ \S+ \S+ \S+ \S+\s*(.*)")
 """The first line of a mapping: its addresses, permissions, offset, device, inode and path."""
+PREPARED = f"/{DataDirectory(MODELS).prepared.name}/"
+"""In the paths of the graphs that chatapi made of model files."""
 MODEL_KIND = "mapped model files"
 """The kind that does not count as held: the system may drop these pages at any time."""
 
@@ -42,7 +46,7 @@ def _of_process(pid: int, models: Path) -> Counter[str]:
 
 
 def _kind(path: str, models: Path) -> str:
-    if path.startswith(str(models)):
+    if path.startswith(str(models)) or PREPARED in path:
         return MODEL_KIND
     if path == "[heap]":
         return "heap"

@@ -18,6 +18,7 @@ import psutil
 from chatapi.auth import Keyring
 from chatapi.catalog import Catalog
 from chatapi.engines import registry
+from chatapi.engines.role import EngineEntry
 from chatapi.errors import ChatapiError, NotReady, collapse_exception_group
 from chatapi.jobs.notifications import NotificationSender
 from chatapi.jobs.service import JobService
@@ -181,9 +182,9 @@ class Appliance:
                     group.start_soon(anyio.to_thread.run_sync, self._close_observability)
                     group.start_soon(anyio.to_thread.run_sync, self.command_teaching.close)
 
-    async def load(self, roles: Collection[str] | None = None) -> None:
+    async def load(self, roles: Collection[str] | None = None, started: anyio.Event | None = None) -> None:
         """Load and warm up the engines of these roles as `model_selection.plan` chose; None: of the essential ones.
-        Raises the first error."""
+        Engines that would block the interfaces wait until these are `started`. Raises the first error."""
         roles = registry.essential() if roles is None else roles
         self._required.update(roles)
         plan = await anyio.to_thread.run_sync(self._loader.choose, roles)
@@ -193,7 +194,7 @@ class Appliance:
         try:
             # Nothing less urgent delays the start.
             with self.scheduler.working(Priority.REQUEST):
-                await self._load_planned(plan, roles)
+                await self._load_planned(plan, roles, started)
         except Exception as error:
             raise collapse_exception_group(error) from None
         if set(roles) >= set(registry.essential()):
@@ -214,15 +215,20 @@ class Appliance:
         if role == "llm":
             self.generator.omits_reasoning_marker = False
 
-    async def _load_planned(self, plan: MemoryPlan, roles: Collection[str]) -> None:
+    async def _load_planned(self, plan: MemoryPlan, roles: Collection[str], started: anyio.Event | None) -> None:
+        async def load(role: str) -> None:
+            if started is not None and self._entry(role).blocks_python:
+                await started.wait()
+            await self._load(role)
+
         async with anyio.create_task_group() as group:
             group.start_soon(self.history.open)
             group.start_soon(anyio.to_thread.run_sync, sandbox.shared().warm)
             for role in plan.order(roles):
                 if plan.one_by_one:
-                    await self._load(role)
+                    await load(role)
                 else:
-                    group.start_soon(self._load, role)
+                    group.start_soon(load, role)
 
     async def until_warm(self) -> None:
         """Wait until every model is loaded and warm."""
@@ -386,7 +392,10 @@ class Appliance:
 
     def is_remote(self, role: str) -> bool:
         """Whether a role's engine runs on another server, which a restart of this process cannot repair."""
-        return role in registry.roles() and registry.entry(role, getattr(self.settings, role).engine).remote
+        return role in registry.roles() and self._entry(role).remote
+
+    def _entry(self, role: str) -> EngineEntry:
+        return registry.entry(role, getattr(self.settings, role).engine)
 
     async def _load(self, role: str) -> None:
         since = time.monotonic()

@@ -32,7 +32,8 @@ from chatapi.auth.certificates import Identity
 from chatapi.catalog import Catalog, InstalledModel
 from chatapi.engines import registry
 from chatapi.events import TurnEnded
-from chatapi.interfaces.http.app import create_app, listening_socket, run_server, server
+from chatapi.interfaces.http.app import create_app, run_server, server
+from chatapi.interfaces.http.listening import listening_socket
 from chatapi.services.turns.completion import Turn
 from chatapi.settings import Settings
 

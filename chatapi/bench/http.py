@@ -14,7 +14,8 @@ from chatapi.appliance import Appliance
 from chatapi.bench import Row, Stopwatch, in_turns, ratio
 from chatapi.bench.process import served
 from chatapi.engines import registry
-from chatapi.interfaces.http.app import create_app, listening_socket, run_server, server
+from chatapi.interfaces.http.app import create_app, run_server, server
+from chatapi.interfaces.http.listening import listening_socket
 from chatapi.runtime import engine_selection
 from chatapi.services.turns.completion import Turn
 from chatapi.settings import Settings

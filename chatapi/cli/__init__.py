@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import logging
 import sys
 from collections.abc import Callable
@@ -71,6 +72,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _serve(loaded: settings.Loaded, chosen: argparse.Namespace) -> int:
+    # Until the server is ready; imports and models leave little garbage and many objects to look through.
+    gc.disable()
     from chatapi.cli.serve import serve
 
     table = loaded.settings.server

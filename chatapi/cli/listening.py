@@ -8,9 +8,9 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 
 from chatapi.auth.policy import Interface
-from chatapi.interfaces.asr_webservice.server import open_port
-from chatapi.interfaces.http.app import listening_socket
-from chatapi.interfaces.torchserve.server import close_ports, open_ports
+from chatapi.interfaces.asr_webservice.port import open_port
+from chatapi.interfaces.http.listening import listening_socket
+from chatapi.interfaces.torchserve.ports import close_ports, open_ports
 from chatapi.interfaces.wyoming import listeners
 from chatapi.settings import Settings
 

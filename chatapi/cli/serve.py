@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import faulthandler
+import gc
+import importlib
 import logging
 import signal
 import sys
@@ -18,19 +20,10 @@ from anyio.abc import TaskGroup
 
 from chatapi.appliance import Appliance
 from chatapi.auth import Keyring
-from chatapi.auth.keyless_interface import KeylessInterface
-from chatapi.cli.check import report
 from chatapi.cli.listening import Listening, open_all
 from chatapi.cli.watchdog import Watchdog
 from chatapi.engines import registry
 from chatapi.errors import SettingsError, collapse_exception_group
-from chatapi.interfaces.asr_webservice.server import AsrWebservice, keyless
-from chatapi.interfaces.audio_device.caption_microphone import caption_microphone
-from chatapi.interfaces.audio_device.conversation import LocalConversation
-from chatapi.interfaces.http.app import create_app, run_server, server
-from chatapi.interfaces.torchserve.server import TorchServeServer
-from chatapi.interfaces.wyoming import listeners
-from chatapi.interfaces.wyoming.server import WyomingServer
 from chatapi.observability import logs
 from chatapi.runtime import engine_selection
 from chatapi.settings import Loaded, Settings
@@ -40,6 +33,8 @@ from chatapi.system.systemd_notify import ServiceManager
 
 if TYPE_CHECKING:
     from chatapi.auth.certificates import Identity
+    from chatapi.cli.interfaces import WebServer
+    from chatapi.interfaces.audio_device.conversation import LocalConversation
 
 log = logging.getLogger(__name__)
 
@@ -67,9 +62,8 @@ async def serve(settings: Settings, loaded: Loaded) -> int:
     try:
         settings = await engine_selection.resolve_engines_async(settings)
         audit = DataDirectory(settings.data).audit_log
-        # The web server handles the signal and raises it again at its end; this receiver ignores it.
-        with logs.auditing(settings.log, audit), anyio.open_signal_receiver(signal.SIGTERM):
-            await _run(settings, _Started(listening, url, loaded), identity, manager)
+        with logs.auditing(settings.log, audit), anyio.open_signal_receiver(signal.SIGTERM) as signals:
+            await _run(settings, _Started(listening, url, loaded, signals), identity, manager)
     except Exception as error:
         raise collapse_exception_group(error) from None
     finally:
@@ -86,47 +80,95 @@ class _Started:
     """URL of the web server."""
     loaded: Loaded
     """The sources of the settings."""
+    signals: AsyncIterator[signal.Signals]
+    """SIGTERM; the web server handles it, and raises it again at its end, where nobody receives it."""
 
 
 async def _run(settings: Settings, started: _Started, identity: Identity | None, manager: ServiceManager) -> None:
     """Run the appliance and its interfaces until the web server ends."""
-    begun, url, listening = time.monotonic(), started.url, started.listening
-    host, port = listening.web.getsockname()[:2]
+    begun, url = time.monotonic(), started.url
+    host, port = started.listening.web.getsockname()[:2]
     async with (
         Appliance(settings).running() as appliance,
         _key_use_stored(appliance.keyring, host, port),
         anyio.create_task_group() as group,
     ):
-        web = server(create_app(appliance, started.loaded), identity.context if identity is not None else None)
-
-        async def run_web_server() -> None:
-            await run_server(web, listening.web, settings)
-            manager.stopping()
-            group.cancel_scope.cancel()
-
-        group.start_soon(run_web_server)
         group.start_soon(appliance.maintain)
         group.start_soon(appliance.jobs.run)
         group.start_soon(malloc_trim.IdleTrimmer().run)
         if identity is not None:
             group.start_soon(_renew_certificate, identity)
-        roles = registry.essential()
-        appliance.captions.microphone = caption_microphone(settings.audio_device, None)
-        if settings.audio_device.enabled:
-            appliance.microphone = conversation = LocalConversation(appliance)
-            appliance.captions.microphone = caption_microphone(settings.audio_device, conversation)
-            appliance.parts["audio_device"] = lambda: conversation.health
-            roles = (*roles, *conversation.roles)
+        conversation = _local_conversation(appliance)
+        if conversation is not None:
             group.start_soon(conversation.run)
-        _print_line(f"listening on {url}, loading models")
-        _start_further(appliance, listening, group)
-        group.start_soon(anyio.to_thread.run_sync, report, appliance.settings)
-        if identity is not None:
-            _print_fingerprint(identity, url)
-        await _load(appliance, roles, manager)
+        roles = (*registry.essential(), *(conversation.roles if conversation is not None else ()))
+        async with anyio.create_task_group() as loading:
+            # Most libraries load models without Python's lock, so the interfaces are imported and built meanwhile.
+            interfaces = anyio.Event()
+            loading.start_soon(_load, appliance, roles, manager, interfaces)
+            web = await _start_interfaces(appliance, started, conversation, identity, group)
+            group.start_soon(_run_web_server, web, manager, group)
+            interfaces.set()
+        # What a start leaves lives as long as the process; a collection would look through all of it.
+        gc.freeze()
+        gc.enable()
         _print_line(f"ready after {time.monotonic() - begun:.1f} s: {url}")
         manager.ready(f"ready: {url}")
         group.start_soon(Watchdog(appliance, manager).run)
+
+
+async def _start_interfaces(
+    appliance: Appliance,
+    started: _Started,
+    conversation: LocalConversation | None,
+    identity: Identity | None,
+    group: TaskGroup,
+) -> WebServer:
+    """Start the interfaces but for the web server, which is returned."""
+    async with anyio.create_task_group() as importing:
+        importing.start_soon(_stop_at_signal, started.signals, group)
+        interfaces = await anyio.to_thread.run_sync(importlib.import_module, "chatapi.cli.interfaces")
+        importing.cancel_scope.cancel()
+    appliance.captions.microphone = interfaces.caption_microphone(appliance.settings.audio_device, conversation)
+    context = identity.context if identity is not None else None
+    web: WebServer = interfaces.WebServer(appliance, started.listening.web, started.loaded, context)
+    _print_line(f"listening on {started.url}, loading models")
+    interfaces.start_further(appliance, started.listening, group, _print_line)
+    group.start_soon(anyio.to_thread.run_sync, _report, appliance.settings)
+    if identity is not None:
+        _print_fingerprint(identity, started.url)
+    return web
+
+
+async def _stop_at_signal(signals: AsyncIterator[signal.Signals], group: TaskGroup) -> None:
+    """End the server at a SIGTERM that comes before the web server handles it."""
+    async for _ in signals:
+        group.cancel_scope.cancel()
+
+
+async def _run_web_server(web: WebServer, manager: ServiceManager, group: TaskGroup) -> None:
+    await web.run()
+    manager.stopping()
+    group.cancel_scope.cancel()
+
+
+def _local_conversation(appliance: Appliance) -> LocalConversation | None:
+    """The conversation of the box's microphone and speaker, where it is enabled."""
+    if not appliance.settings.audio_device.enabled:
+        return None
+    from chatapi.interfaces.audio_device.conversation import LocalConversation
+
+    conversation = LocalConversation(appliance)
+    appliance.microphone = conversation
+    appliance.parts["audio_device"] = lambda: conversation.health
+    return conversation
+
+
+def _report(settings: Settings) -> None:
+    """Log what `chatapi check` finds."""
+    from chatapi.cli.check import report
+
+    report(settings)
 
 
 @asynccontextmanager
@@ -149,38 +191,9 @@ async def _key_use_stored(keyring: Keyring, host: str, port: int) -> AsyncIterat
             keyring.store_uses()
 
 
-def _start_further(appliance: Appliance, listening: Listening, group: TaskGroup) -> None:
-    """Start the interfaces beside the web server."""
-    if listening.wyoming:
-        wyoming = WyomingServer(appliance, listening.wyoming)
-        appliance.parts["wyoming"] = lambda: wyoming.health
-        group.start_soon(wyoming.run)
-        _print_line(f"listening for Wyoming (Home Assistant) on {' and '.join(wyoming.health['listening'])}")
-        _warn_about_open_interface(listeners.keyless(appliance.settings))
-    if listening.torchserve:
-        torchserve = TorchServeServer(appliance, appliance.settings.torchserve, listening.torchserve)
-        appliance.parts["torchserve"] = lambda: torchserve.health
-        group.start_soon(torchserve.run)
-        _print_line(f"listening for TorchServe's clients on {' and '.join(torchserve.health['listening'])}")
-    if listening.asr_webservice is not None:
-        asr_webservice = AsrWebservice(appliance, listening.asr_webservice)
-        appliance.parts["asr_webservice"] = lambda: asr_webservice.health
-        group.start_soon(asr_webservice.run)
-        _print_line(f"listening for whisper-asr-webservice's clients on {asr_webservice.health['listening']}")
-        _warn_about_open_interface(keyless(appliance.settings))
-
-
-def _warn_about_open_interface(interface: KeylessInterface) -> None:
-    if interface.is_public and not interface.table.allow:
-        table = interface.table_name
-        message = (
-            f"{interface.title} has no keys, so it is open to everyone on the network; limit it with {table}.allow"
-        )
-        print(f"chatapi: {message}", file=sys.stderr)
-
-
-async def _load(appliance: Appliance, roles: Collection[str], manager: ServiceManager) -> None:
-    """Load the models, and show the service manager which ones are loading."""
+async def _load(appliance: Appliance, roles: Collection[str], manager: ServiceManager, interfaces: anyio.Event) -> None:
+    """Load the models, and show the service manager which ones are loading; `interfaces` is set when they are
+    started."""
 
     async def show_status() -> None:
         before = ""
@@ -196,7 +209,7 @@ async def _load(appliance: Appliance, roles: Collection[str], manager: ServiceMa
     async with anyio.create_task_group() as group:
         if manager.address:
             group.start_soon(show_status)
-        await appliance.load(roles)
+        await appliance.load(roles, interfaces)
         group.cancel_scope.cancel()
 
 

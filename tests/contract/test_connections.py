@@ -24,6 +24,7 @@ import pytest
 from chatapi.auth import client_address
 from chatapi.interfaces.http import connections
 from chatapi.interfaces.http.connections import GRACE_SECONDS, MAX_REJECTED, ConnectionTable
+from chatapi.interfaces.http.listening import BACKLOG
 from chatapi.interfaces.http.protocols import RequestPacer
 from chatapi.settings import Settings
 from chatapi.system import file_descriptors
@@ -307,7 +308,7 @@ def test_soft_limit_of_descriptors_is_raised_to_the_hard_limit() -> None:
 def test_connections_leave_descriptors_for_other_files(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(file_descriptors, "limit", lambda: 1024)
     assert ConnectionTable(2048, 256).most == 1024 - connections.RESERVED
-    assert connections.RESERVED > MAX_REJECTED + connections.MAX_REJECTED_LOCAL + connections.BACKLOG
+    assert connections.RESERVED > MAX_REJECTED + connections.MAX_REJECTED_LOCAL + BACKLOG
 
 
 @pytest.mark.alone

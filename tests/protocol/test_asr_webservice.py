@@ -16,8 +16,8 @@ from chatapi import auth
 from chatapi.audio import RATE, Audio, wav
 from chatapi.audio.decode import decode
 from chatapi.errors import SettingsError
+from chatapi.interfaces.asr_webservice.port import open_port
 from chatapi.interfaces.asr_webservice.requests import wav_header
-from chatapi.interfaces.asr_webservice.server import open_port
 from chatapi.settings import Settings
 from conftest import RunningServer, encode_audio, installed_model, serving, tone
 from paths import ROOT

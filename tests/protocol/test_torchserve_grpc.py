@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from chatapi import auth, settings
-from chatapi.interfaces.torchserve.server import has_grpc
+from chatapi.interfaces.torchserve.ports import has_grpc
 from chatapi.interfaces.torchserve.service import TorchServe
 from conftest import FAKE_ENGINES, TIMEOUT, RunningServer, encode_audio, serving, tone
 from torchserve_ports import TorchServePorts, torchserving

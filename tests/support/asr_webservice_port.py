@@ -7,7 +7,8 @@ from contextlib import contextmanager
 
 import httpx
 
-from chatapi.interfaces.asr_webservice.server import AsrWebservice, open_port
+from chatapi.interfaces.asr_webservice.port import open_port
+from chatapi.interfaces.asr_webservice.server import AsrWebservice
 from chatapi.settings import AsrWebserviceSettings
 from conftest import RunningServer
 from running_interface import running_interface

@@ -11,8 +11,8 @@ from pathlib import Path
 import httpx
 
 from chatapi.errors import SettingsError
-from chatapi.interfaces.torchserve import server as torchserve
-from chatapi.interfaces.torchserve.server import TorchServeServer, has_grpc
+from chatapi.interfaces.torchserve.ports import close_ports, has_grpc, open_ports
+from chatapi.interfaces.torchserve.server import TorchServeServer
 from chatapi.interfaces.torchserve.service import TorchServe
 from chatapi.settings import TorchServeSettings
 from conftest import RunningServer, until
@@ -48,11 +48,11 @@ def torchserving(running: RunningServer, trusted: Path | None = None, **values: 
         {"enabled": True, "model_api": True, "keep_models": False, **free, **values}
     )
     appliance = running.appliance
-    table, listening = torchserve.open_ports(appliance.settings.model_copy(update={"torchserve": chosen}))
+    table, listening = open_ports(appliance.settings.model_copy(update={"torchserve": chosen}))
     try:
         server = TorchServeServer(appliance, table, listening)
     except SettingsError:
-        torchserve.close_ports(listening)
+        close_ports(listening)
         raise
     interface = server.torchserve
     urls = {
@@ -81,4 +81,4 @@ def torchserving(running: RunningServer, trusted: Path | None = None, **values: 
                 for client in clients.values():
                     client.close()
     finally:
-        torchserve.close_ports(listening)
+        close_ports(listening)

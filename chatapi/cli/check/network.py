@@ -15,9 +15,9 @@ import psutil
 from chatapi import auth
 from chatapi.cli.check.finding import CheckContext, Finding
 from chatapi.errors import SettingsError
-from chatapi.interfaces.asr_webservice.server import keyless as asr_webservice_interface
+from chatapi.interfaces.asr_webservice.port import keyless as asr_webservice_interface
 from chatapi.interfaces.torchserve import properties
-from chatapi.interfaces.torchserve.server import PORTS, has_grpc
+from chatapi.interfaces.torchserve.ports import PORTS, has_grpc
 from chatapi.interfaces.wyoming import listeners
 from chatapi.system import jetson
 

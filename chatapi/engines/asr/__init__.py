@@ -9,7 +9,7 @@ from chatapi.settings import AsrSettings, Settings
 
 
 def _warm_up(engine: Transcriber, settings: Settings) -> EngineCall[Segment]:
-    # Whisper transcribes noise again and again, longer than it loads; some engines have run once by themselves.
+    # Whisper transcribes noise several times, which takes longer than loading it; some engines run once by themselves.
     return EngineCall.of(Transcriber.transcribe, noise(0 if getattr(engine, "is_warm", False) else PROBE_SAMPLES))
 
 

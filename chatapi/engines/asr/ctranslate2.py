@@ -181,8 +181,8 @@ class CTranslate2(WhisperTranscriber):
         return max(self.languages, key=lambda code: probabilities.get(code, 0.0))
 
     def _prompt(self, language: str, options: TranscriptionOptions) -> list[int]:
-        prompt = options.prompt.strip()
-        before = self._tokenizer.encode_ordinary(f" {prompt}")[-LONGEST_PROMPT:] if prompt else []
+        text = f" {options.prompt.strip()}" if options.prompt else ""
+        before = self._tokenizer.encode_ordinary(text)[-LONGEST_PROMPT:] if text else []
         return [*([self._ids["<|startofprev|>"], *before] if before else []), *self._start_tokens(language, options)]
 
     def _start_tokens(self, language: str, options: TranscriptionOptions) -> list[int]:

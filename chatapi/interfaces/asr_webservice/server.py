@@ -19,12 +19,13 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from chatapi.appliance import Appliance
 from chatapi.audio.decode import Source
 from chatapi.auth import KeyHolder
-from chatapi.auth.keyless_interface import KeylessClients, KeylessInterface
+from chatapi.auth.keyless_interface import KeylessClients
 from chatapi.engines import Segment
-from chatapi.errors import ChatapiError, SettingsError, Unprocessable
+from chatapi.errors import ChatapiError, Unprocessable
 from chatapi.interfaces.asr_webservice import formats
+from chatapi.interfaces.asr_webservice.port import keyless
 from chatapi.interfaces.asr_webservice.requests import AsrQuery, parse_query, receive_recording
-from chatapi.interfaces.http.app import further_server, listening_socket, prepare, run_server
+from chatapi.interfaces.http.app import further_server, prepare, run_server
 from chatapi.interfaces.http.dialect import HttpDialect
 from chatapi.interfaces.http.ignored import IgnoredParameters
 from chatapi.interfaces.http.middleware import RequestMiddleware
@@ -32,27 +33,11 @@ from chatapi.interfaces.http.problems import status_of
 from chatapi.interfaces.http.streaming import CancellableResponse, body, start
 from chatapi.runtime.byte_budget import ByteBudget
 from chatapi.services.transcription.transcriber import TranscribedChunk, TranscriptionRequest
-from chatapi.settings import Settings
 from chatapi.system.version import version
 from chatapi.text.language_codes import NAMES
 
 HELD = 2
 """Requests of the largest size that may be held at once, in files."""
-
-
-def keyless(settings: Settings) -> KeylessInterface:
-    """The interface, whose protocol has no API keys."""
-    return KeylessInterface("whisper-asr-webservice's API", "asr_webservice", settings.asr_webservice, settings)
-
-
-def open_port(settings: Settings) -> socket.socket | None:
-    """The listening socket; None when it is off. Raises SettingsError, also when API keys forbid it."""
-    table, interface = settings.asr_webservice, keyless(settings)
-    if not table.enabled:
-        return None
-    if not interface.is_enabled:
-        raise SettingsError(f"asr_webservice cannot be offered: {interface.disabled_by_keys}")
-    return listening_socket(table.host, table.port, "asr_webservice")
 
 
 class AsrWebservice:

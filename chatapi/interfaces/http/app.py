@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import socket
 import ssl
 from functools import partial
@@ -19,7 +18,7 @@ from starlette.middleware.cors import CORSMiddleware
 
 from chatapi import auth
 from chatapi.appliance import Appliance
-from chatapi.errors import BadInput, NotFound, SettingsError
+from chatapi.errors import BadInput, NotFound
 from chatapi.interfaces.http import (
     caption_routes,
     command_routes,
@@ -37,8 +36,9 @@ from chatapi.interfaces.http import (
     tus_routes,
     voice_routes,
 )
-from chatapi.interfaces.http.connections import BACKLOG, ConnectionTable
+from chatapi.interfaces.http.connections import ConnectionTable
 from chatapi.interfaces.http.draining import DrainingServer, FurtherServer
+from chatapi.interfaces.http.listening import BACKLOG
 from chatapi.interfaces.http.middleware import RequestMiddleware
 from chatapi.interfaces.http.protocols import HEAD_BYTES, HttpProtocol, Shared, SocketProtocol
 from chatapi.interfaces.http.tls import SecureFurtherServer, SecureServer
@@ -108,23 +108,6 @@ def prepare(app: Starlette, appliance: Appliance, budget: ByteBudget) -> None:
     app.state.shared = Shared(
         ConnectionTable(table.connections, table.connections_per_address), budget, table.body_seconds
     )
-
-
-def listening_socket(host: str, port: int, table: str = "server") -> socket.socket:
-    """A listening socket. `table`: the settings table of the address, for messages.
-
-    Raises SettingsError when the address is in use or not local.
-    """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        listening = socket.create_server((host, port), family=family, backlog=BACKLOG)
-    except (OSError, OverflowError) as error:
-        # Python's arguments message repeats the address.
-        reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else error
-        raise SettingsError(f"cannot listen on {host}:{port}: {reason}; set {table}.host or {table}.port") from error
-    # Accepted connections inherit it. Without it the second packet of a response waits 40 ms for an acknowledgement.
-    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    return listening
 
 
 def server(app: Starlette, secure: ssl.SSLContext | None = None) -> uvicorn.Server:

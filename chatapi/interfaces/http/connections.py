@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from chatapi.auth import client_address
+from chatapi.interfaces.http.listening import BACKLOG
 from chatapi.interfaces.http.tls import MOST_HANDSHAKES
 from chatapi.system import file_descriptors
 
@@ -23,8 +24,6 @@ MAX_REJECTED = 128
 """Most connections beyond the limit that get a 503; further ones are closed without a response."""
 MAX_REJECTED_LOCAL = 32
 """Further connections beyond the limit for this machine alone, so that its own health checks get through."""
-BACKLOG = 128
-"""Most connections that the system queues until they are accepted."""
 
 
 class TrackedConnection(Protocol):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 import socket
 import ssl
@@ -22,60 +21,22 @@ from starlette.types import Scope
 from chatapi.appliance import Appliance
 from chatapi.auth import KeyHolder
 from chatapi.auth.policy import Interface
-from chatapi.errors import SettingsError
 from chatapi.interfaces.http import key_headers
-from chatapi.interfaces.http.app import further_server, listening_socket, prepare, run_server
+from chatapi.interfaces.http.app import further_server, prepare, run_server
 from chatapi.interfaces.http.dialect import HttpDialect, client_of
 from chatapi.interfaces.http.middleware import RequestMiddleware
-from chatapi.interfaces.torchserve import description, properties
+from chatapi.interfaces.torchserve import description
 from chatapi.interfaces.torchserve.access_log import AccessLog, writing_logs
 from chatapi.interfaces.torchserve.errors import error_response, json_response
 from chatapi.interfaces.torchserve.inference import InferenceRoutes
 from chatapi.interfaces.torchserve.management import ManagementRoutes
 from chatapi.interfaces.torchserve.metrics import WorkerLoad
-from chatapi.interfaces.torchserve.served_model import ALL, FIRST_WORKER
+from chatapi.interfaces.torchserve.ports import has_grpc
+from chatapi.interfaces.torchserve.served_model import FIRST_WORKER
 from chatapi.interfaces.torchserve.service import TorchServe
-from chatapi.settings import Settings, TorchServeSettings
+from chatapi.settings import TorchServeSettings
 
 log = logging.getLogger("chatapi.torchserve.model")
-
-PORTS: dict[Interface, str] = {
-    "torchserve_inference": "inference_port",
-    "torchserve_management": "management_port",
-    "torchserve_metrics": "metrics_port",
-}
-"""Interface -> the setting of its port."""
-
-
-def open_ports(settings: Settings) -> tuple[TorchServeSettings, dict[Interface, socket.socket]]:
-    """The effective settings and the listening HTTP sockets; none when it is off. Raises SettingsError."""
-    if not settings.torchserve.enabled:
-        return settings.torchserve, {}
-    table = properties.effective(settings.torchserve)
-    if table.grpc and not has_grpc():
-        raise SettingsError("torchserve.grpc needs the extra torchserve: pip install 'chatapi-appliance[torchserve]'")
-    for entry in table.models:
-        if entry != ALL and not all(entry.partition("=")[::2]):
-            raise SettingsError(f"torchserve.models has {entry!r}, which is neither all nor of the form NAME=MODEL")
-    found: dict[Interface, socket.socket] = {}
-    try:
-        for interface, port in PORTS.items():
-            found[interface] = listening_socket(table.host, getattr(table, port), "torchserve")
-    except SettingsError as error:
-        close_ports(found)
-        raise SettingsError(f"{error.message.partition(';')[0]}; set torchserve.{port}") from None
-    return table, found
-
-
-def close_ports(listening: Mapping[Interface, socket.socket]) -> None:
-    """Close the sockets."""
-    for each in listening.values():
-        each.close()
-
-
-def has_grpc() -> bool:
-    """Whether the extra torchserve is installed."""
-    return all(importlib.util.find_spec(name) is not None for name in ("grpc", "grpc_health", "grpc_reflection"))
 
 
 class TorchServeServer:
