@@ -1,11 +1,14 @@
 """Recordings at a URL: only public addresses are connected to, unless the settings allow private ones.
 
+A download that breaks off goes on where it stopped, if the server can do that.
+
 A name is resolved once for each request, every address of it is checked, and the connection goes to a checked address:
 a name that resolves to another address meanwhile leads nowhere else. Redirects are followed by the same rules.
 """
 
 from __future__ import annotations
 
+import re
 import socket
 import ssl
 import threading
@@ -35,6 +38,12 @@ URL_CHARS = 4000
 """Longest URL, in characters."""
 NAME_CHARS = 120
 """Longest name that a URL gives a recording, in characters."""
+
+MOST_BREAKS = 20
+"""Largest number of times that one download goes on after it broke off."""
+BREAK_SECONDS = 1.0
+"""Time before it goes on, in seconds."""
+CONTENT_RANGE = re.compile(r"bytes (\d{1,15})-\d{1,15}/(\d{1,15}|\*)")
 
 Progress = Callable[[int, int], None]
 """Receives the bytes so far, and those that the server states (0: none)."""
@@ -102,12 +111,29 @@ def fetch(
     Raises Unprocessable (invalid_url, url_not_public), NotFound and BadInput (source_rejected), TooLarge, TooSlow,
     StorageError; WaitAndRetry (source_unreachable) where another attempt may succeed.
     """
-    url, end = checked(text), time.monotonic() + rules.most_seconds
+    download = _Download(target, rules, time.monotonic() + rules.most_seconds, progress)
+    for _ in range(MOST_BREAKS):
+        before = download.count
+        try:
+            _fetch_once(checked(text), download, rules, trust, headers)
+            return
+        except WaitAndRetry:
+            if not download.resumable or download.count <= before:
+                raise
+        progress(download.count, download.total)
+        time.sleep(BREAK_SECONDS)
+    _fetch_once(checked(text), download, rules, trust, headers)
+
+
+def _fetch_once(
+    url: httpx.URL, download: _Download, rules: UrlRules, trust: ssl.SSLContext | None, headers: Mapping[str, str]
+) -> None:
+    """Follow the redirects, and store what is missing of the download."""
     for _ in range(REDIRECTS + 1):
-        with _answer(url, resolved(url, rules.private), trust, headers) as answer:
+        with _answer(url, resolved(url, rules.private), trust, {**headers, **download.headers}) as answer:
             if not answer.has_redirect_location:
                 _require_success(answer, url)
-                _store(answer, target, rules, end, progress)
+                download.store(answer)
                 return
             url = checked(str(url.join(answer.headers["location"])))
     raise BadInput(f"the URL leads to more than {REDIRECTS} redirects", code="source_rejected")
@@ -186,27 +212,70 @@ def _require_success(answer: httpx.Response, url: httpx.URL) -> None:
     raise kind(f"{url.host} answered with the status {status}", code="source_rejected")
 
 
-def _store(answer: httpx.Response, target: Path, rules: UrlRules, end: float, progress: Progress) -> None:
-    stated = answer.headers.get("content-length", "")
-    total = int(stated) if stated.isascii() and stated.isdigit() and len(stated) < 16 else 0
-    _require_room(total, rules)
-    atomic_files.require(target.parent, total, "the recording")
-    count = reported = 0
-    due = time.monotonic()
-    with atomic_files.writing(target.parent):
-        target.touch()
-    # As it arrives: a whole block of a slow server would come after the end of the time, and delay a cancellation.
-    for chunk in answer.iter_raw():
-        count += len(chunk)
-        _require_room(count, rules)
-        if (now := time.monotonic()) > end:
-            raise TooSlow(f"the recording did not arrive within {rules.most_seconds:g} seconds")
-        with atomic_files.writing(target.parent), target.open("ab") as file:
-            file.write(chunk)
-        if now >= due or count - reported >= atomic_files.CHUNK:
-            progress(count, total)
-            due, reported = now + REPORT_SECONDS, count
-    progress(count, total)
+class _Download:
+    """A recording that arrives in one answer, or in several where the first ones break off."""
+
+    def __init__(self, target: Path, rules: UrlRules, end: float, progress: Progress) -> None:
+        """`end`: when it must be complete, on the monotonic clock, in seconds."""
+        self.count = self.total = 0
+        """Bytes that are stored, and those that the server states (0: none)."""
+        self.resumable = True
+        """Whether the server may send the rest alone."""
+        self._validator = ""
+        self._target, self._rules, self._end, self._progress = target, rules, end, progress
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Those that ask for the rest alone, of the same recording."""
+        if not (self.count and self.resumable):
+            return {}
+        same = {"if-range": self._validator} if self._validator else {}
+        return {"range": f"bytes={self.count}-", **same}
+
+    def store(self, answer: httpx.Response) -> None:
+        """Store the content of an answer. Raises TooLarge, TooSlow, StorageError, and those of httpx."""
+        if self.count:
+            self._go_on(answer)
+        else:
+            self._begin(answer)
+        count = reported = self.count
+        due = time.monotonic()
+        # As it arrives: a whole block of a slow server would come after the end of the time, and delay a cancellation.
+        for chunk in answer.iter_raw():
+            count += len(chunk)
+            _require_room(count, self._rules)
+            if (now := time.monotonic()) > self._end:
+                raise TooSlow(f"the recording did not arrive within {self._rules.most_seconds:g} seconds")
+            with atomic_files.writing(self._target.parent), self._target.open("ab") as file:
+                file.write(chunk)
+            self.count = count
+            if now >= due or count - reported >= atomic_files.CHUNK:
+                self._progress(count, self.total)
+                due, reported = now + REPORT_SECONDS, count
+        self._progress(count, self.total)
+
+    def _begin(self, answer: httpx.Response) -> None:
+        stated = answer.headers.get("content-length", "")
+        self.total = int(stated) if stated.isascii() and stated.isdigit() and len(stated) < 16 else 0
+        tag = answer.headers.get("etag", "")
+        # A weak tag does not promise the same bytes.
+        self._validator = tag if tag.startswith('"') else answer.headers.get("last-modified", "")
+        _require_room(self.total, self._rules)
+        atomic_files.require(self._target.parent, self.total, "the recording")
+        with atomic_files.writing(self._target.parent):
+            self._target.write_bytes(b"")
+
+    def _go_on(self, answer: httpx.Response) -> None:
+        """Expect the rest; a server that sends all of it, or another recording, begins anew, for the last time."""
+        found = CONTENT_RANGE.fullmatch(answer.headers.get("content-range", ""))
+        whole = self.total == 0 or (found is not None and found[2] == str(self.total))
+        if answer.status_code == 206 and found is not None and int(found[1]) == self.count and whole:
+            return
+        self.count, self.resumable = 0, False
+        if answer.status_code == 206:
+            message = f"{answer.url.host} sent another part of the recording than the rest"
+            raise WaitAndRetry(message, retry_after=10, code="source_unreachable")
+        self._begin(answer)
 
 
 def _require_room(count: int, rules: UrlRules) -> None:
