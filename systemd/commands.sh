@@ -23,6 +23,7 @@ voices|[add|list|show|remove|export] [NAME]|add, list, show, remove or export vo
 convert|[OPTION...] FILE|say a recording in one of those voices
 check|[OPTION...]|check settings, models, libraries, devices and memory
 settings|[get|set|unset] [KEY]|show settings, or override them in the data directory
+stress|[OPTION...] --model MODEL|send many requests at once to a server, and draw its latency and memory
 bench|[OPTION...] [PART]|measure this machine against the bare engines; `bench peers` against other programs
 health|[OPTION...]|tell whether the server of these settings is ready
 keys|[add|list|revoke] [NAME]|add, list or revoke API keys: those of the service, if it is installed
@@ -83,7 +84,7 @@ asks_for_help() {
 help() {
   case "$1" in
     none) usage ;;
-    serve | talk | ask | transcribe | caption | say | models | compile | commands | voices | convert | check | settings | bench | health | keys | jobs | support)
+    serve | talk | ask | transcribe | caption | say | models | compile | commands | voices | convert | check | settings | stress | bench | health | keys | jobs | support)
       if [ "$mode" = venv ] && [ -x "$venv/bin/python" ] && "$venv/bin/python" -m chatapi "$1" --help 2>/dev/null; then return; fi
       usage "$1"
       ;;

@@ -190,6 +190,12 @@ def _support(loaded: settings.Loaded, chosen: argparse.Namespace) -> int:
     return support(loaded, chosen.output, chosen.include)
 
 
+def _stress(loaded: settings.Loaded, chosen: argparse.Namespace) -> int:
+    from chatapi.cli.stress import stress
+
+    return anyio.run(stress, loaded.settings, chosen)
+
+
 def _bench(loaded: settings.Loaded, chosen: argparse.Namespace) -> int:
     from chatapi.bench.lag import LagOptions
     from chatapi.cli.bench import LiveOptions, bench
@@ -225,6 +231,7 @@ COMMANDS: dict[str, tuple[Command, str, Callable[[argparse.ArgumentParser], None
     "jobs": (_jobs, "list, show, pause, resume, cancel or retry jobs", options.jobs),
     "health": (_health, "tell whether the server of these settings is ready", options.health),
     "support": (_support, "write an archive for diagnosing a fault, without secrets and speech", options.support),
+    "stress": (_stress, "send many requests at once to a server, and draw its latency and memory", options.stress),
     "bench": (_bench, "measure this machine against the bare engines", options.bench),
 }
 """Command -> the function that runs it, its description, the function that adds its options."""

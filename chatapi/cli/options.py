@@ -217,6 +217,30 @@ def support(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def stress(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", required=True, choices=("knn_vc", "asr", "completion"), help="what is requested")
+    parser.add_argument("--requests", type=int, default=1000, help="number of requests; default: 1000")
+    parser.add_argument("--input", choices=("noise", "audio"), default="audio", help="what is sent; default: audio")
+    parser.add_argument("--concurrency", type=int, default=1, help="requests at once; default: 1")
+    parser.add_argument(
+        "--target", metavar="URL", help="a server of chatapi or in TorchServe's shape; default: that of the settings"
+    )
+    parser.add_argument("--name", help="name of the model in TorchServe's predictions; default: that of --model")
+    parser.add_argument("--key", help="API key or token; default: CHATAPI_SERVER_API_KEY")
+    parser.add_argument("--seed", type=int, default=0, help="number that the requests depend on; default: 0")
+    parser.add_argument(
+        "--speech", type=Path, metavar="FOLDER",
+        help="recordings for --input audio, such as a folder of LibriSpeech; default: tests/corpus/real",
+    )  # fmt: skip
+    parser.add_argument(
+        "--memory", metavar="SOURCE",
+        help="id of the server's process, or URL of /health or of metrics; default: /health of the target",
+    )  # fmt: skip
+    parser.add_argument("-o", "--output", type=Path, metavar="FOLDER", help="folder of the report; default: a new one")
+    parser.add_argument("--save", action="store_true", help="keep the answers in the report's folder")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
+
+
 def bench(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("part", nargs="*", help="parts to measure; default: all")
     parser.add_argument("--json", action="store_true", help="print JSON")

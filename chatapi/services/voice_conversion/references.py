@@ -26,6 +26,8 @@ from chatapi.settings import Settings
 
 LEAST_SPEECH, MOST_SPEECH = 3.0, 600.0
 """Speech of all clips of a voice, in seconds."""
+AUDIBLE = 0.01
+"""RMS of a frame of levelled sound, relative to full scale, from which it is audible: -40 dBFS."""
 MOST_SECONDS = 1200.0
 """Length of all clips with their pauses, in seconds: 77 MB."""
 MOST_CLIPS = 100
@@ -70,8 +72,9 @@ class ReferenceMaker:
         self._engines, self._labeller = engines, labeller
         self._rules = segmenter.SegmentationRules.of(settings.vad)
 
-    async def make(self, clips: Sequence[ReferenceClip], assessed: bool = True) -> Reference:
-        """The reference of clips of one speaker. `assessed`: whether the number of speakers is found out, too.
+    async def make(self, clips: Sequence[ReferenceClip], assessed: bool = True, speech_only: bool = True) -> Reference:
+        """The reference of clips of one speaker. `assessed`: whether the number of speakers is found out, too;
+        `speech_only`: whether a clip without speech, such as music or noise, is rejected instead of used as it is.
 
         Raises what `decode` raises; Unprocessable: missing_clips, silent_clip, no_speech, voice_too_short; TooLarge:
         too_many_clips, voice_too_long; ModelError where the model is not installed.
@@ -83,7 +86,7 @@ class ReferenceMaker:
         engine = await self._engines.voice_converter.open()
         spoken, left = list[_Speech](), MOST_SECONDS
         for clip in clips:
-            spoken.append(await self._speech(clip, left))
+            spoken.append(await self._speech(clip, left, speech_only))
             left -= spoken[-1].clip.seconds
         seconds = sum(len(each.speech) for each in spoken) / RATE
         _check_length(seconds)
@@ -95,7 +98,7 @@ class ReferenceMaker:
         joined = np.concatenate(rows) if rows else np.zeros((0, 1), np.float32)
         return Reference(joined, engine.reference_format, tuple(each.clip for each in spoken), report)
 
-    async def _speech(self, clip: ReferenceClip, left: float) -> _Speech:
+    async def _speech(self, clip: ReferenceClip, left: float, speech_only: bool) -> _Speech:
         audio = await anyio.to_thread.run_sync(decode, clip.source, max(1.0, left))
         if is_silent(audio):
             raise Unprocessable(f"the clip {clip.name!r} is silent", code="silent_clip", details={"clip": clip.name})
@@ -104,6 +107,8 @@ class ReferenceMaker:
         call = EngineCall.of(VoiceActivityDetector.probabilities, levelled)
         probabilities = await self._engines.vad.collect(call, Priority.REQUEST)
         regions = list(segmenter.regions(probabilities, self._rules))
+        if not regions and not speech_only:
+            return _sound(clip, audio.samples, levelled)
         if not regions:
             raise Unprocessable(f"the clip {clip.name!r} has no speech", code="no_speech", details={"clip": clip.name})
         spoken = np.zeros(len(levelled) // quality.FRAME, np.bool_)
@@ -125,6 +130,13 @@ class ReferenceMaker:
         except ModelError:
             return None
         return max(1, len(labels.names))
+
+
+def _sound(clip: ReferenceClip, samples: Samples, levelled: Samples) -> _Speech:
+    """What is audible of a clip without speech."""
+    frames = levelled[: len(levelled) // quality.FRAME * quality.FRAME].reshape(-1, quality.FRAME)
+    audible: npt.NDArray[np.bool_] = np.sqrt(np.mean(np.square(frames), axis=1)) >= AUDIBLE
+    return _Speech(StoredClip(clip.name, round(len(samples) / RATE, 2)), samples, frames[audible].ravel(), audible)
 
 
 def _check_length(seconds: float) -> None:

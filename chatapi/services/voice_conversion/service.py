@@ -123,9 +123,10 @@ class VoiceConversion:
 
     @asynccontextmanager
     async def convert(
-        self, source: Source, target: TargetVoice | Sequence[ReferenceClip]
+        self, source: Source, target: TargetVoice | Sequence[ReferenceClip], speech_only: bool = True
     ) -> AsyncIterator[ConvertedSpeech]:
-        """A recording in a voice, or in that of clips, part by part. Leaving the block cancels the work.
+        """A recording in a voice, or in that of clips, part by part. Leaving the block cancels the work. `speech_only`:
+        whether clips without speech are rejected.
 
         Entering raises what `decode` raises, TooLarge (audio_too_long), Busy, and what `ReferenceMaker.make` raises;
         the chunks raise the errors of the engine.
@@ -133,7 +134,7 @@ class VoiceConversion:
         async with self._admission.admitted(Priority.REQUEST):
             audio = await anyio.to_thread.run_sync(decode, source, self._most)
             if not isinstance(target, TargetVoice):
-                target = TargetVoice(UNNAMED, (await self._references.make(target, assessed=False)).rows)
+                target = TargetVoice(UNNAMED, (await self._references.make(target, False, speech_only)).rows)
             rate = (await self._worker.open()).rate
             conversion = self._conversion(target, RECORDED, Priority.REQUEST)
             async with aclosing(_whole(conversion, audio.samples)) as chunks:
