@@ -6,8 +6,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from functools import partial
-from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import anyio
 import anyio.to_thread
@@ -133,7 +132,7 @@ class CommandTeaching:
         found = await anyio.to_thread.run_sync(self.versions.versions)
         return self._recognition.version.number, found
 
-    async def export(self, target: Path, owner: str | None) -> int:
+    async def export(self, target: BinaryIO, owner: str | None) -> int:
         """See `SampleStore.export`."""
         return await anyio.to_thread.run_sync(self.samples.export, target, owner)
 
