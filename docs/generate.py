@@ -34,6 +34,7 @@ INTERFACES = {
     "torchserve_management": "TorchServe management",
     "torchserve_metrics": "TorchServe metrics",
     "asr_webservice": "whisper-asr-webservice",
+    "grpc": "gRPC",
 }
 """Interface of the policy -> its name in the table."""
 SETTINGS_HEAD = f"""{NOTE}

@@ -23,8 +23,9 @@ Interface = Literal[
     "torchserve_management",
     "torchserve_metrics",
     "asr_webservice",
+    "grpc",
 ]
-WITHOUT_METHODS = ("websocket", "realtime", "wyoming")
+WITHOUT_METHODS = ("websocket", "realtime", "wyoming", "grpc")
 """Interfaces whose operations are a path or a type without an HTTP method."""
 
 ANY_KEY: tuple[Scope, ...] = ()
@@ -197,6 +198,26 @@ POLICY: dict[Interface, dict[str, tuple[Scope, ...]]] = {
         "GET /openapi.json": ANY_KEY,
         "POST /asr": (TALK, TRANSCRIBE),
         "POST /detect-language": (TALK, TRANSCRIBE),
+    },
+    "grpc": {
+        "Classify": (TALK, TRAIN),
+        "ClassifyStream": (TALK, TRAIN),
+        "SubmitSample": (TRAIN,),
+        "Train": (TRAIN,),
+        # Without the scope operate a key sees its own trainings and samples.
+        "WatchTraining": (OPERATE, TRAIN),
+        "CancelTraining": (OPERATE, TRAIN),
+        "ListModels": (OPERATE, TALK, TRAIN),
+        "ActivateModel": (OPERATE,),
+        "RollBack": (OPERATE,),
+        "ListSamples": (OPERATE, TRAIN),
+        "ExportSamples": (OPERATE, TRAIN),
+        "DeleteSample": (OPERATE, TRAIN),
+        # Health checks, and reflection.
+        "Check": ANY_KEY,
+        "Watch": ANY_KEY,
+        "List": ANY_KEY,
+        "ServerReflectionInfo": ANY_KEY,
     },
 }
 """Interface -> operation -> the scopes of which a client needs one.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import faulthandler
+import importlib.util
 import logging
 import signal
 import sys
@@ -120,6 +121,7 @@ async def _run(settings: Settings, started: _Started, identity: Identity | None,
             group.start_soon(conversation.run)
         _print_line(f"listening on {url}, loading models")
         _start_further(appliance, listening, group)
+        await _start_grpc(appliance, identity, group)
         group.start_soon(anyio.to_thread.run_sync, report, appliance.settings)
         if identity is not None:
             _print_fingerprint(identity, url)
@@ -168,6 +170,28 @@ def _start_further(appliance: Appliance, listening: Listening, group: TaskGroup)
         group.start_soon(asr_webservice.run)
         _print_line(f"listening for whisper-asr-webservice's clients on {asr_webservice.health['listening']}")
         _warn_about_open_interface(keyless(appliance.settings))
+
+
+async def _start_grpc(appliance: Appliance, identity: Identity | None, group: TaskGroup) -> None:
+    """Start command recognition over gRPC where it is switched on. Raises SettingsError."""
+    settings = appliance.settings
+    if not settings.grpc.enabled:
+        return
+    if any(importlib.util.find_spec(name) is None for name in ("grpc", "grpc_health", "grpc_reflection")):
+        raise SettingsError("grpc.enabled needs the extra grpc: pip install 'chatapi-appliance[grpc]'")
+    # Imported here, because only this needs the extra.
+    from chatapi.interfaces.grpc.server import CommandServer
+
+    if (settings.grpc.tls if settings.grpc.tls is not None else identity is not None) is False:
+        grpc_server = CommandServer(appliance, None)
+    elif identity is None:
+        raise SettingsError("grpc.tls needs server.tls, whose certificate it has")
+    else:
+        grpc_server = CommandServer(appliance, identity.file, settings.server.key)
+    appliance.parts["grpc"] = lambda: grpc_server.health
+    group.start_soon(grpc_server.run)
+    await grpc_server.started.wait()
+    _print_line(f"listening for gRPC on {grpc_server.health['listening']}")
 
 
 def _warn_about_open_interface(interface: KeylessInterface) -> None:

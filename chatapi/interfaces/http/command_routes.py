@@ -59,6 +59,7 @@ def router(appliance: Appliance) -> APIRouter:
     _add_recognition(routes, appliance)
     _add_submission(routes, appliance.command_teaching)
     _add_samples(routes, appliance.command_teaching)
+    _add_sample(routes, appliance.command_teaching)
     _add_training(routes, appliance.command_teaching)
     _add_versions(routes, appliance.command_teaching)
     return routes
@@ -149,6 +150,10 @@ def _add_samples(routes: APIRouter, teaching: CommandTeaching) -> None:
         file.seek(0)
         headers = {"Content-Disposition": 'attachment; filename="samples.tar"'}
         return StreamingResponse(iter(partial(file.read, CHUNK), b""), media_type="application/x-tar", headers=headers)
+
+
+def _add_sample(routes: APIRouter, teaching: CommandTeaching) -> None:
+    store = teaching.samples
 
     @routes.get(
         "/commands/samples/{sample}/audio",
