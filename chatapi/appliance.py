@@ -62,6 +62,8 @@ DAY = 86_400
 """Seconds in a day."""
 RESTART_SECONDS = 30.0
 """Retry-After when an engine has failed to load, in seconds: systemd or the owner may have restarted chatapi."""
+WAITING_COMMANDS = 256
+"""Most clips that wait to be classified: each takes a few milliseconds."""
 MAINTENANCE_SECONDS = 30.0
 """Time between two runs of the history's maintenance, in seconds: conversations expire, and a full disk may be writable
 again."""
@@ -154,10 +156,9 @@ class Appliance:
         )
         self.jobs.offer(self.transcription_jobs.kind)
         self.captions = CaptionService(self.engines, self.transcriber, settings, self.metrics)
-        self.command_recognition = CommandRecognition(self.engines, self.admission, settings, self.active)
-        self.command_teaching = CommandTeaching(
-            self.engines, self.command_recognition, self.admission, settings, self.jobs
-        )
+        admission = Admission("commands", settings.limits.concurrent, WAITING_COMMANDS)
+        self.command_recognition = CommandRecognition(self.engines, admission, settings, self.active)
+        self.command_teaching = CommandTeaching(self.engines, self.command_recognition, admission, settings, self.jobs)
 
     def _voices(self) -> list[str]:
         """The catalog's voices for the TTS engine, installed or not."""

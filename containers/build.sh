@@ -53,7 +53,7 @@ what=${1:-}
 case "$what" in
   cpu | cuda)
     base=${BASE_IMAGE:-docker.io/library/python:3.12-slim-bookworm}
-    extras=engines,torchserve
+    extras=engines,torchserve,grpc
     [ "$what" = cpu ] || extras=$extras,cuda
     # shellcheck disable=SC2086 # a list of words
     build wheels.Dockerfile "chatapi-engines:$what" ${ENGINES_OPTIONS:-} --build-arg "BASE_IMAGE=$base" \

@@ -3,7 +3,7 @@ ARG BASE_IMAGE=docker.io/library/python:3.12-slim-bookworm
 
 FROM ${BASE_IMAGE} AS install
 # Extras of pyproject.toml; cuda adds cuBLAS for an NVIDIA GPU of a PC.
-ARG EXTRAS=engines,torchserve
+ARG EXTRAS=engines,torchserve,grpc
 # Debian's python3 cannot create a virtual environment without python3-venv.
 # hadolint ignore=DL3008
 RUN python3 -c 'import ensurepip' 2>/dev/null \

@@ -35,6 +35,7 @@ INTERFACES = {
     "torchserve_metrics": "TorchServe metrics",
     "torchserve_model": "TorchServe predictions with models of the role",
     "asr_webservice": "whisper-asr-webservice",
+    "grpc": "gRPC",
 }
 """Interface of the policy -> its name in the table."""
 SETTINGS_HEAD = f"""{NOTE}

@@ -14,7 +14,12 @@ def enter(holder: KeyHolder) -> None:
     _current.set(holder)
 
 
+def holder() -> KeyHolder | None:
+    """The client; None: the box itself."""
+    return _current.get()
+
+
 def owner() -> str | None:
     """The owner of what the client may see; None: all, for operators and for work of the box itself."""
-    holder = _current.get()
-    return None if holder is None or holder.may((OPERATE,)) else holder.owner_id
+    client = _current.get()
+    return None if client is None or client.may((OPERATE,)) else client.owner_id

@@ -24,8 +24,9 @@ Interface = Literal[
     "torchserve_metrics",
     "torchserve_model",
     "asr_webservice",
+    "grpc",
 ]
-WITHOUT_METHODS = ("websocket", "realtime", "wyoming", "torchserve_model")
+WITHOUT_METHODS = ("websocket", "realtime", "wyoming", "torchserve_model", "grpc")
 """Interfaces whose operations are a path, a role or a type without an HTTP method."""
 
 ANY_KEY: tuple[Scope, ...] = ()
@@ -47,6 +48,18 @@ POLICY: dict[Interface, dict[str, tuple[Scope, ...]]] = {
         "DELETE /conversations/{conversation}": (TALK,),
         "GET /commands": (TALK, TRAIN),
         "POST /commands/classify": (TALK, TRAIN),
+        # Without the scope operate a key sees its own samples; who may teach decides neither about doubtful samples nor
+        # about versions.
+        "GET /commands/samples": (OPERATE, TRAIN),
+        "POST /commands/samples": (TRAIN,),
+        "GET /commands/samples/export": (OPERATE, TRAIN),
+        "GET /commands/samples/{sample}/audio": (OPERATE, TRAIN),
+        "PATCH /commands/samples/{sample}": (OPERATE,),
+        "DELETE /commands/samples/{sample}": (OPERATE, TRAIN),
+        "POST /commands/train": (TRAIN,),
+        "GET /commands/versions": (OPERATE, TRAIN),
+        "POST /commands/versions/{version}/activate": (OPERATE,),
+        "POST /commands/rollback": (OPERATE,),
         # Without the scope operate a key sees its own voices.
         "GET /voices": (OPERATE, VOICES),
         "POST /voices": (VOICES,),
@@ -95,17 +108,17 @@ POLICY: dict[Interface, dict[str, tuple[Scope, ...]]] = {
         "PATCH /uploads/{upload}": (TALK, TRANSCRIBE),
         "DELETE /uploads/{upload}": (TALK, TRANSCRIBE),
         # Without the scope operate a key sees its own jobs.
-        "GET /jobs": (OPERATE, TALK, TRANSCRIBE),
-        "GET /jobs/{job}": (OPERATE, TALK, TRANSCRIBE),
+        "GET /jobs": (OPERATE, TALK, TRAIN, TRANSCRIBE),
+        "GET /jobs/{job}": (OPERATE, TALK, TRAIN, TRANSCRIBE),
         "DELETE /jobs/{job}": (OPERATE, TALK, TRANSCRIBE),
         "GET /jobs/{job}/result": (OPERATE, TALK, TRANSCRIBE),
         "GET /jobs/{job}/audio": (OPERATE, TALK, TRANSCRIBE),
         "PATCH /jobs/{job}/speakers": (OPERATE, TALK, TRANSCRIBE),
         "GET /jobs/{job}/log": (OPERATE,),
-        "GET /jobs/{job}/events": (OPERATE, TALK, TRANSCRIBE),
+        "GET /jobs/{job}/events": (OPERATE, TALK, TRAIN, TRANSCRIBE),
         "POST /jobs/{job}/pause": (OPERATE, TALK, TRANSCRIBE),
         "POST /jobs/{job}/resume": (OPERATE, TALK, TRANSCRIBE),
-        "POST /jobs/{job}/cancel": (OPERATE, TALK, TRANSCRIBE),
+        "POST /jobs/{job}/cancel": (OPERATE, TALK, TRAIN, TRANSCRIBE),
         "POST /jobs/{job}/retry": (OPERATE, TALK, TRANSCRIBE),
         # The box's microphone needs operate; without it a key sees its own captions.
         "GET /captions": (OPERATE, TALK, TRANSCRIBE),
@@ -194,6 +207,26 @@ POLICY: dict[Interface, dict[str, tuple[Scope, ...]]] = {
         "GET /openapi.json": ANY_KEY,
         "POST /asr": (TALK, TRANSCRIBE),
         "POST /detect-language": (TALK, TRANSCRIBE),
+    },
+    "grpc": {
+        "Classify": (TALK, TRAIN),
+        "ClassifyStream": (TALK, TRAIN),
+        "SubmitSample": (TRAIN,),
+        "Train": (TRAIN,),
+        # Without the scope operate a key sees its own trainings and samples.
+        "WatchTraining": (OPERATE, TRAIN),
+        "CancelTraining": (OPERATE, TRAIN),
+        "ListModels": (OPERATE, TALK, TRAIN),
+        "ActivateModel": (OPERATE,),
+        "RollBack": (OPERATE,),
+        "ListSamples": (OPERATE, TRAIN),
+        "ExportSamples": (OPERATE, TRAIN),
+        "DeleteSample": (OPERATE, TRAIN),
+        # Health checks, and reflection.
+        "Check": ANY_KEY,
+        "Watch": ANY_KEY,
+        "List": ANY_KEY,
+        "ServerReflectionInfo": ANY_KEY,
     },
 }
 """Interface -> operation -> the scopes of which a client needs one.

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import importlib.util
 import socket
 import ssl
 import sys
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from anyio.abc import TaskGroup
 
 from chatapi.appliance import Appliance
 from chatapi.auth.keyless_interface import KeylessInterface
 from chatapi.cli.listening import Listening
+from chatapi.errors import SettingsError
 from chatapi.interfaces.audio_device.caption_microphone import caption_microphone
 from chatapi.interfaces.http.app import create_app, run_server, server
 from chatapi.interfaces.wyoming import listeners
 from chatapi.interfaces.wyoming.server import WyomingServer
 from chatapi.settings import Loaded
 
-__all__ = ["WebServer", "caption_microphone", "start_further"]
+if TYPE_CHECKING:
+    from chatapi.auth.certificates import Identity
+
+__all__ = ["WebServer", "caption_microphone", "start_further", "start_grpc"]
 
 
 class WebServer:
@@ -60,6 +66,31 @@ def start_further(appliance: Appliance, listening: Listening, group: TaskGroup, 
         group.start_soon(asr_webservice.run)
         say(f"listening for whisper-asr-webservice's clients on {asr_webservice.health['listening']}")
         _warn_about_open_interface(keyless(appliance.settings))
+
+
+async def start_grpc(
+    appliance: Appliance, identity: Identity | None, group: TaskGroup, say: Callable[[str], None]
+) -> None:
+    """Start command recognition over gRPC where it is switched on; `identity`: the web server's certificate. Raises
+    SettingsError."""
+    settings = appliance.settings
+    if not settings.grpc.enabled:
+        return
+    if any(importlib.util.find_spec(name) is None for name in ("grpc", "grpc_health", "grpc_reflection")):
+        raise SettingsError("grpc.enabled needs the extra grpc: pip install 'chatapi-appliance[grpc]'")
+    # Imported here, because only this needs the extra.
+    from chatapi.interfaces.grpc.server import CommandServer
+
+    if (settings.grpc.tls if settings.grpc.tls is not None else identity is not None) is False:
+        commands = CommandServer(appliance, None)
+    elif identity is None:
+        raise SettingsError("grpc.tls needs server.tls, whose certificate it has")
+    else:
+        commands = CommandServer(appliance, identity.file, settings.server.key)
+    appliance.parts["grpc"] = lambda: commands.health
+    group.start_soon(commands.run)
+    await commands.started.wait()
+    say(f"listening for gRPC on {commands.health['listening']}")
 
 
 def _warn_about_open_interface(interface: KeylessInterface) -> None:

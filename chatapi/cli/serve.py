@@ -134,6 +134,7 @@ async def _start_interfaces(
     web: WebServer = interfaces.WebServer(appliance, started.listening.web, started.loaded, context)
     _print_line(f"listening on {started.url}, loading models")
     interfaces.start_further(appliance, started.listening, group, _print_line)
+    await interfaces.start_grpc(appliance, identity, group, _print_line)
     group.start_soon(anyio.to_thread.run_sync, _report, appliance.settings)
     if identity is not None:
         _print_fingerprint(identity, started.url)

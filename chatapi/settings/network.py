@@ -193,6 +193,25 @@ class AsrWebserviceSettings(Table):
         return _checked_networks(value)
 
 
+class GrpcSettings(Table):
+    """Command recognition over gRPC; it needs the extra grpc."""
+
+    enabled: bool = False
+    """Whether `chatapi serve` offers it."""
+    host: str = "127.0.0.1"
+    """Address to listen on; for other machines create keys first."""
+    port: int = Field(55221, ge=0, le=65535)
+    """TCP port to listen on; 0: a free one."""
+    tls: bool | None = None
+    """Whether it is encrypted, with the web server's certificate; unset: as server.tls."""
+    message_bytes: int = Field(4 << 20, ge=1024, le=64 << 20)
+    """Largest message, in bytes; a larger one is rejected with RESOURCE_EXHAUSTED."""
+    calls: int = Field(128, ge=1, le=4096)
+    """Largest number of calls at once; one more is rejected with RESOURCE_EXHAUSTED."""
+    idle_seconds: float = Field(60, gt=0)
+    """Time without audio after which a stream ends with DEADLINE_EXCEEDED, in seconds."""
+
+
 def _checked_networks(value: tuple[str, ...]) -> tuple[str, ...]:
     wrong = [each for each in value if not _is_network(each)]
     if wrong:

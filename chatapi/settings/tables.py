@@ -22,6 +22,7 @@ from chatapi.settings.engines import (
 from chatapi.settings.network import (
     LIVE,
     AsrWebserviceSettings,
+    GrpcSettings,
     ServerSettings,
     Table,
     TorchServeSettings,
@@ -252,6 +253,7 @@ class Settings(Table):
     wyoming: WyomingSettings = WyomingSettings()
     torchserve: TorchServeSettings = TorchServeSettings()
     asr_webservice: AsrWebserviceSettings = AsrWebserviceSettings()
+    grpc: GrpcSettings = GrpcSettings()
     fake: FakeEngineSettings = FakeEngineSettings()
     history: HistorySettings = HistorySettings()
     jobs: JobSettings = JobSettings()

@@ -91,7 +91,7 @@ def wheels(folder: Path, machine: str) -> Path:
         [
             *pip, "download", "--dest", str(folder), "--only-binary=:all:", "--implementation=cp",
             f"--python-version={PYTHON}", *platforms, "--constraint", str(ROOT / "constraints.txt"),
-            f"{own}[engines,torchserve]", "hatchling",
+            f"{own}[engines,torchserve,grpc]", "hatchling",
         ],
         check=True,
     )  # fmt: skip

@@ -68,7 +68,7 @@ def engines(folder: Path) -> None:
     platforms = [f"--platform=manylinux_2_{minor}_aarch64" for minor in GLIBC] + ["--platform=manylinux2014_aarch64"]
     options = [f"--python-version={PYTHON}", "--implementation=cp", "--only-binary=:all:", *platforms]
     pinned = f"--constraint={ROOT / 'constraints.txt'}"
-    wanted = f"{wheel}[engines,torchserve]"
+    wanted = f"{wheel}[engines,torchserve,grpc]"
     subprocess.run([*pip, "install", f"--target={packages}", *options, pinned, wanted], check=True)
     wheel.unlink()
     (folder / "system").mkdir()

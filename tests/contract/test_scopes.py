@@ -138,7 +138,10 @@ def test_key_reaches_only_the_routes_of_its_scope(secured: SecuredServer) -> Non
     assert {"/v1/audio/transcriptions", "/v1/models", "/ready"} <= reached["transcribe"]
     assert not {"/completion", "/v1/chat/completions", "/v1/audio/speech", "/health"} & reached["transcribe"]
     assert "/v1/audio/voices" in reached["voices"] and "/conversions" in reached["voices"]
-    assert reached["train"] == reached["moderate"] | {"/commands", "/commands/classify"}
+    samples = {"/commands/samples", "/commands/samples/export", "/commands/samples/{sample}/audio"}
+    jobs = {"/jobs", "/jobs/{job}", "/jobs/{job}/events", "/jobs/{job}/cancel"}
+    taught = {"/commands/samples/{sample}", "/commands/train", "/commands/versions", *samples, *jobs}
+    assert reached["train"] == reached["moderate"] | {"/commands", "/commands/classify"} | taught
     assert len(reached["all"]) == len({name.split(" ")[1] for name in policy.POLICY["http"]})
 
 

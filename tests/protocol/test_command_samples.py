@@ -144,7 +144,8 @@ def test_pages_and_filters(tmp_path: Path) -> None:
 def test_export_has_sounds_and_a_line_for_each(tmp_path: Path) -> None:
     store = opened(tmp_path / "data")
     sample, _ = store.add(clip(), "lamp", BY)
-    assert store.export(tmp_path / "samples.tar", None) == 1
+    with (tmp_path / "samples.tar").open("wb") as file:
+        assert store.export(file, None) == 1
     with tarfile.open(tmp_path / "samples.tar") as archive:
         lines = archive.extractfile("samples.jsonl")
         assert lines is not None

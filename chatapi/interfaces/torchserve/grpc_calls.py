@@ -7,8 +7,10 @@ from typing import Any
 
 import anyio.to_thread
 
+from chatapi.auth import current_client
+from chatapi.auth.audit import ANONYMOUS
 from chatapi.errors import ChatapiError, collapse_exception_group
-from chatapi.interfaces.torchserve.grpc_guard import key_holder, status_code
+from chatapi.interfaces.torchserve.grpc_guard import status_code
 from chatapi.interfaces.torchserve.grpc_messages import INFERENCE, MANAGEMENT, message
 from chatapi.interfaces.torchserve.management import Management, text_of
 from chatapi.interfaces.torchserve.service import TorchServe
@@ -33,7 +35,7 @@ def inference_calls(torchserve: TorchServe) -> Mapping[str, Call]:
 
     async def predicted(request: Any) -> bytes:
         served = torchserve.models.get(request.model_name, request.model_version or None)
-        holder = key_holder.get()
+        holder = current_client.holder() or ANONYMOUS
         role = torchserve.role_for(holder, served)
         fields = {str(name): bytes(value) for name, value in request.input.items()}
         prediction = await anyio.to_thread.run_sync(role.prediction, fields, served, holder)

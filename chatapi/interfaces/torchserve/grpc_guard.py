@@ -2,60 +2,31 @@
 
 from __future__ import annotations
 
-import logging
 import secrets
 import time
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Sequence
-from contextvars import ContextVar
+from collections.abc import AsyncIterable, Awaitable, Callable, Sequence
 from typing import Any
 
-import anyio
 import grpc
 import grpc.aio
-from google.protobuf.message import DecodeError
 
-from chatapi.auth import KeyHolder, Operation, audit, client_address, current_client, http_operation
+from chatapi.auth import Operation, audit, client_address, current_client, http_operation
 from chatapi.auth.audit import ANONYMOUS
 from chatapi.auth.policy import Interface
-from chatapi.errors import (
-    BadInput,
-    CallerError,
-    ChatapiError,
-    Forbidden,
-    InternalError,
-    MethodNotAllowed,
-    NotFound,
-    TooLarge,
-    TooSlow,
-    Unauthorized,
-    WaitAndRetry,
-    WrongMode,
-    collapse_exception_group,
-)
+from chatapi.errors import ChatapiError, TooMany, Unauthorized
+from chatapi.interfaces.grpc import guarding
+from chatapi.interfaces.grpc.guarding import Codes
 from chatapi.interfaces.torchserve.access_log import record
 from chatapi.interfaces.torchserve.errors import status_of
 from chatapi.interfaces.torchserve.service import TorchServe
 from chatapi.observability.logs import request_id
-from chatapi.runtime.byte_budget import Reservation
 
-log = logging.getLogger(__name__)
-
-key_holder: ContextVar[KeyHolder] = ContextVar("key_holder", default=ANONYMOUS)
-"""The client of the call in progress."""
-
-CODES: tuple[tuple[type[ChatapiError], grpc.StatusCode], ...] = (
+CODES: Codes = (
     (Unauthorized, grpc.StatusCode.PERMISSION_DENIED),
-    (Forbidden, grpc.StatusCode.PERMISSION_DENIED),
-    (MethodNotAllowed, grpc.StatusCode.PERMISSION_DENIED),
-    (NotFound, grpc.StatusCode.NOT_FOUND),
-    (WrongMode, grpc.StatusCode.FAILED_PRECONDITION),
-    (TooLarge, grpc.StatusCode.RESOURCE_EXHAUSTED),
-    (TooSlow, grpc.StatusCode.DEADLINE_EXCEEDED),
-    (CallerError, grpc.StatusCode.INVALID_ARGUMENT),
-    (WaitAndRetry, grpc.StatusCode.UNAVAILABLE),
-    (ChatapiError, grpc.StatusCode.INTERNAL),
+    (TooMany, grpc.StatusCode.UNAVAILABLE),
+    *guarding.CODES,
 )
-"""Error class and status; the first class that matches decides."""
+"""Error class and status, as TorchServe's clients expect them."""
 ROUTES = {
     "Predictions": ("POST", "/predictions/model"),
     "StreamPredictions": ("POST", "/predictions/model"),
@@ -72,7 +43,7 @@ ROUTES = {
 
 def status_code(error: ChatapiError) -> grpc.StatusCode:
     """gRPC's status of an error."""
-    return next(code for kind, code in CODES if isinstance(error, kind))
+    return guarding.status_code(error, CODES)
 
 
 class Guard(grpc.aio.ServerInterceptor):  # type: ignore[misc]
@@ -89,7 +60,7 @@ class Guard(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         if handler is None:
             return None
         wanted = http_operation(*ROUTES.get(method.rpartition("/")[2], ("OPTIONS", "/")), self._interface)
-        offered = _offered(handler_call_details.invocation_metadata)
+        offered = guarding.offered_keys(handler_call_details.invocation_metadata)
         # The messages come as bytes, so that they are counted before they are parsed.
         run = self._guarded(handler, method, offered, wanted)
         return grpc.stream_stream_rpc_method_handler(run, None, handler.response_serializer)
@@ -99,18 +70,17 @@ class Guard(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         torchserve = self._torchserve
 
         async def run(requests: AsyncIterable[bytes], context: Any) -> None:
-            begun, peer = time.monotonic(), _address(context.peer())
+            begun, peer = time.monotonic(), guarding.peer_address(context.peer())
             token = request_id.set(secrets.token_hex(8))
             held, holder, code = torchserve.budget.open(client_address.counted(peer)), ANONYMOUS, 200
             try:
                 holder = torchserve.authenticate(offered, self._interface, peer)
                 torchserve.appliance.keyring.authorize(holder, wanted)
                 current_client.enter(holder)
-                key_holder.set(holder)
-                messages = _messages(requests, handler.request_deserializer, held, torchserve.body_seconds)
-                await _respond(handler, messages, context)
+                messages = guarding.messages(requests, handler.request_deserializer, held, torchserve.body_seconds)
+                await guarding.respond(handler, messages, context)
             except Exception as raised:
-                error = _told(raised)
+                error = guarding.told(raised)
                 code = status_of(error)
                 torchserve.appliance.metrics.errors.labels(error.code).inc()
                 await context.abort(status_code(error), error.message)
@@ -123,74 +93,3 @@ class Guard(grpc.aio.ServerInterceptor):  # type: ignore[misc]
                 request_id.reset(token)
 
         return run
-
-
-async def _respond(handler: Any, messages: AsyncIterator[Any], context: Any) -> None:
-    """Run the behaviour of a handler and write what it returns, or yields, to the context."""
-    request = messages if handler.request_streaming else await anext(messages, None)
-    if request is None:
-        raise BadInput("the call has no message")
-    result = _behaviour(handler)(request, context)
-    if hasattr(result, "__aiter__"):
-        async for each in result:
-            await context.write(each)
-    elif handler.response_streaming:
-        # It writes its responses itself.
-        await result
-    else:
-        await context.write(await result)
-
-
-async def _messages(
-    requests: AsyncIterable[bytes], parse: Callable[[bytes], Any], held: Reservation, seconds: float
-) -> AsyncIterator[Any]:
-    """The messages of a call; each is held until the next one. `seconds`: the longest time without one.
-
-    Raises TooSlow, Busy, BadInput."""
-    arriving = aiter(requests)
-    while True:
-        try:
-            with anyio.fail_after(seconds):
-                content = await anext(arriving, None)
-        except TimeoutError:
-            raise TooSlow(f"no message arrived within {seconds:g} seconds") from None
-        if content is None:
-            return
-        held.hold(len(content))
-        try:
-            parsed = parse(content)
-        except DecodeError:
-            raise BadInput("the message is not of the type that the method takes") from None
-        del content
-        yield parsed
-
-
-def _offered(metadata: Any) -> list[bytes]:
-    """The tokens or API keys of a call."""
-    offered = []
-    for name, value in metadata or ():
-        kind, _, key = str(value).partition(" ")
-        if name == "authorization" and kind.lower() == "bearer":
-            offered.append(key.strip().encode())
-    return offered
-
-
-def _told(raised: Exception) -> ChatapiError:
-    """The error that the client gets."""
-    error = collapse_exception_group(raised)
-    if isinstance(error, ChatapiError):
-        return error
-    log.exception("unexpected error", exc_info=error)
-    return InternalError("internal error; the log of chatapi has the details")
-
-
-def _behaviour(handler: Any) -> Callable[..., Any]:
-    found: Callable[..., Any] = (
-        handler.unary_unary or handler.unary_stream or handler.stream_unary or handler.stream_stream
-    )
-    return found
-
-
-def _address(peer: str) -> str:
-    """The client's address in gRPC's name of a peer, such as ipv4:127.0.0.1:4000."""
-    return peer.partition(":")[2].rpartition(":")[0].replace("%5B", "").replace("%5D", "").strip("[]") or "-"

@@ -14,7 +14,7 @@ import wave
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 
@@ -188,10 +188,10 @@ class SampleStore:
         with atomic_files.writing(self._folder):
             self._path(found.id).unlink(missing_ok=True)
 
-    def export(self, target: Path, owner: str | None) -> int:
+    def export(self, target: BinaryIO, owner: str | None) -> int:
         """Write a tar archive of the sounds and of samples.jsonl, a line of JSON each; returns their number."""
         lines, count = [], 0
-        with tarfile.open(target, "w") as archive:
+        with tarfile.open(fileobj=target, mode="w") as archive:
             for sample in self.find(owner, most=self._limits.max_samples):
                 try:
                     sound = self.sound(sample)

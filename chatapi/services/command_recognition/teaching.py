@@ -6,15 +6,13 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from functools import partial
-from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import anyio
 import anyio.to_thread
 
 from chatapi.errors import ChatapiError, NotFound, Unprocessable
-from chatapi.jobs import JobRecord, JobRequest, follow
-from chatapi.jobs.records import JobEvent
+from chatapi.jobs import JobRecord, JobRequest
 from chatapi.jobs.service import JobService
 from chatapi.runtime.admission import Admission, Priority
 from chatapi.runtime.workers import Engines
@@ -29,6 +27,9 @@ from chatapi.services.command_recognition.versions import StoredVersion, Version
 from chatapi.settings import Settings
 
 log = logging.getLogger(__name__)
+
+WATCH_SECONDS = 0.2
+"""Time between two looks at a training that is watched, in seconds."""
 
 
 class CommandTeaching:
@@ -78,21 +79,21 @@ class CommandTeaching:
             raise Unprocessable(message, code="nothing_to_train")
         return await self._jobs.add(JobRequest(KIND, {}, Priority.TRAINING, "commands", owner=owner, limited=limited))
 
-    async def training(self, job: str) -> JobRecord:
-        """A training. Raises NotFound (unknown_job)."""
+    async def training(self, job: str, owner: str | None = None) -> JobRecord:
+        """A training. `owner`: whose trainings are seen; None: all. Raises NotFound (unknown_job)."""
 
         def get() -> JobRecord:
             with self._jobs.shared.opened() as store:
                 return store.get(job)
 
         found = await anyio.to_thread.run_sync(get) if self._jobs.shared.exists() else None
-        if found is None or found.kind != KIND:
+        if found is None or found.kind != KIND or owner not in (None, found.owner):
             raise NotFound(f"there is no training {job[:40]!r}", code="unknown_job")
         return found
 
-    async def cancel(self, job: str) -> JobRecord:
+    async def cancel(self, job: str, owner: str | None = None) -> JobRecord:
         """Cancel a training. Raises NotFound (unknown_job), WrongMode where it has ended."""
-        await self.training(job)
+        await self.training(job, owner)
 
         def cancel() -> JobRecord:
             with self._jobs.shared.opened() as store:
@@ -100,16 +101,17 @@ class CommandTeaching:
 
         return await anyio.to_thread.run_sync(cancel)
 
-    async def watch(self, job: str, after: int = 0) -> AsyncIterator[JobEvent]:
-        """The events of a training until it has ended. Raises NotFound (unknown_job)."""
-        await self.training(job)
-        store = await anyio.to_thread.run_sync(self._jobs.shared.take)
-        try:
-            async for event in follow(store, job, after):
-                yield event
-        finally:
-            with anyio.CancelScope(shield=True):
-                await anyio.to_thread.run_sync(self._jobs.shared.give_back, store)
+    async def watch(self, job: str, owner: str | None = None) -> AsyncIterator[JobRecord]:
+        """The states of a training until it has ended. Raises NotFound (unknown_job)."""
+        last = None
+        while True:
+            found = await self.training(job, owner)
+            if found != last:
+                yield found
+            if found.finished:
+                return
+            last = found
+            await anyio.sleep(WATCH_SECONDS)
 
     async def switch(self, number: int, cause: str) -> None:
         """Activate a version; classifications in flight finish with the one before.
@@ -133,7 +135,7 @@ class CommandTeaching:
         found = await anyio.to_thread.run_sync(self.versions.versions)
         return self._recognition.version.number, found
 
-    async def export(self, target: Path, owner: str | None) -> int:
+    async def export(self, target: BinaryIO, owner: str | None) -> int:
         """See `SampleStore.export`."""
         return await anyio.to_thread.run_sync(self.samples.export, target, owner)
 
