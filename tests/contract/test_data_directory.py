@@ -77,7 +77,7 @@ def test_paths_are_those_of_earlier_versions() -> None:
         "tensorrt", "keys.json", "keys-used.json", ".keys.lock", "boxes.json", "certificates",
         "certificates/authority.crt", "certificates/authority.pem", "certificates/server.pem", "audit.log",
         "bench/live.svg", "bench/live-budget.svg", "overrides.toml", ".overrides.lock", "key_file.json", "server-jobs",
-        "voices",
+        "voices", "coverage.sqlite3", "monitoring",
     }  # fmt: skip
     more = [
         LAYOUT.local_key(8000),
