@@ -71,8 +71,16 @@ async def _run(places: Sequence[PlaceConfig], parts: MonitorParts, chosen: argpa
         try:
             source = _source(place, parts.ledger, trust)
             _say(f"Listening to location {source.address}")
-            await PlaceMonitor(place, source, parts, _show, chosen.max_iterations).run()
-        except ChatapiError as error:
+            monitored = PlaceMonitor(place, source, parts, _show, chosen.max_iterations)
+            async with anyio.create_task_group() as group:
+                if place.is_live:
+                    group.start_soon(monitored.watch, lambda state: _say(f"{place.location.id}: {state}"))
+                await monitored.run()
+                group.cancel_scope.cancel()
+        except Exception as caught:
+            error = collapse_exception_group(caught)
+            if not isinstance(error, ChatapiError):
+                raise
             failed.append(place.location.id)
             _say(f"{place.location.id}: {error.message}")
 

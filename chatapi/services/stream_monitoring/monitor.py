@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -33,6 +34,8 @@ T = TypeVar("T")
 
 PAUSE, LONGEST_PAUSE = 1.0, 60.0
 """Time before a clip is tried again after a fault of the disk or the engine, doubled each time, in seconds."""
+NO_AUDIO_SECONDS = 300.0
+"""Time without audio after which a place says so. No detections are no reason: that is another matter."""
 ATTEMPTS = 5
 """For a clip of a recording; of a live place it is tried until it succeeds: its server keeps the audio meanwhile."""
 
@@ -82,6 +85,8 @@ class PlaceMonitor:
         self._on_clip, self._most = on_clip, most_clips
         self._cutter = ClipCutter(place.clip_seconds)
         self._count = 0
+        self._heard = time.monotonic()
+        """When audio was last heard."""
 
     async def run(self) -> None:
         """Monitor until the source ends. Raises what the source raises, and for a recording StorageError and
@@ -92,11 +97,25 @@ class PlaceMonitor:
         except _Enough:
             return
 
+    async def watch(self, on_state: Callable[[str], None], seconds: float = NO_AUDIO_SECONDS) -> None:
+        """Say when there was no audio for so long, and why, and when it is back. Runs until it is cancelled."""
+        lost = False
+        while True:
+            silent = time.monotonic() - self._heard
+            if silent >= seconds and not lost:
+                reason = getattr(self._source, "state", "") or "the source sends none"
+                on_state(f"no audio for {silent:.0f} seconds: {reason}")
+            elif silent < seconds and lost:
+                on_state("audio is back")
+            lost = silent >= seconds
+            await anyio.sleep(seconds / 20)
+
     async def _take(self, found: Found) -> None:
         if isinstance(found, Missing):
             await self._judge_all(self._cutter.gap())
             stretch = Stretch(found.start, found.end, "missing", found.reason)
         else:
+            self._heard = time.monotonic()
             stretch = Stretch(found.start, found.end, "heard")
         await self._patiently(self._add, stretch)
         if not isinstance(found, Missing):
