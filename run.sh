@@ -300,7 +300,7 @@ run_here() {
     serve | talk | caption) need_portaudio ;;
   esac
   case "$command" in
-    serve | talk | caption | ask | say | transcribe | commands | voices | convert | bench) chatapi ${settings[@]+"${settings[@]}"} models fetch >/dev/null ;;
+    serve | talk | caption | ask | say | transcribe | commands | monitor | voices | convert | bench) chatapi ${settings[@]+"${settings[@]}"} models fetch >/dev/null ;;
   esac
   chatapi_instead "$@"
 }

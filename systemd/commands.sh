@@ -19,6 +19,7 @@ say|[OPTION...] TEXT|synthesize speech into a file, or show the normalized text
 models|[list|fetch|verify|remove|engines|import|pack] [NAME...]|list, fetch, verify, remove, import or pack models
 compile|[OPTION...] MODEL|compile a model for this board, or check a compiled one
 commands|classify FILE...|classify a spoken command
+monitor|[OPTION...] [report | CONFIG.yml...]|monitor live streams for sounds, or report what was heard
 voices|[add|list|show|remove|export] [NAME]|add, list, show, remove or export voices for voice conversion
 convert|[OPTION...] FILE|say a recording in one of those voices
 check|[OPTION...]|check settings, models, libraries, devices and memory
@@ -84,7 +85,7 @@ asks_for_help() {
 help() {
   case "$1" in
     none) usage ;;
-    serve | talk | ask | transcribe | caption | say | models | compile | commands | voices | convert | check | settings | stress | bench | health | keys | jobs | support)
+    serve | talk | ask | transcribe | caption | say | models | compile | commands | monitor | voices | convert | check | settings | stress | bench | health | keys | jobs | support)
       if [ "$mode" = venv ] && [ -x "$venv/bin/python" ] && "$venv/bin/python" -m chatapi "$1" --help 2>/dev/null; then return; fi
       usage "$1"
       ;;

@@ -13,7 +13,7 @@ import anyio
 from chatapi import settings
 from chatapi.cli import options
 from chatapi.cli.turn_io import with_dashed_text
-from chatapi.errors import ChatapiError, collapse_exception_group
+from chatapi.errors import ChatapiError, SettingsError, collapse_exception_group
 from chatapi.observability import logs, redaction
 from chatapi.storage import setting_overrides
 from chatapi.system.version import version
@@ -142,6 +142,15 @@ def _commands(loaded: settings.Loaded, chosen: argparse.Namespace) -> int:
     return anyio.run(commands, loaded.settings, chosen)
 
 
+def _monitor(loaded: settings.Loaded, chosen: argparse.Namespace) -> int:
+    try:
+        from chatapi.cli.monitor import monitor
+    except ImportError as error:
+        remedy = "pip install 'chatapi-appliance[monitoring]'"
+        raise SettingsError(f"monitoring needs a library that is not installed ({error.name}): {remedy}") from error
+    return anyio.run(monitor, loaded.settings, chosen)
+
+
 def _voices(loaded: settings.Loaded, chosen: argparse.Namespace) -> int:
     from chatapi.cli.voices import voices
 
@@ -223,6 +232,7 @@ COMMANDS: dict[str, tuple[Command, str, Callable[[argparse.ArgumentParser], None
     "models": (_models, "list, fetch, verify, remove, import or pack models", options.models),
     "compile": (_compile, "compile a model for this board, or check a compiled one", options.compile_),
     "commands": (_commands, "classify a spoken command", options.commands),
+    "monitor": (_monitor, "monitor live streams for sounds, or report what was heard", options.monitor),
     "voices": (_voices, "add, list, show, remove or export voices for voice conversion", options.voices),
     "convert": (_convert, "say a recording in one of those voices", options.convert),
     "check": (_check, "check settings, models, libraries, devices and memory", options.check),

@@ -269,6 +269,30 @@ def commands(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON, a line for each file")
 
 
+def monitor(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "config_files",
+        nargs="*",
+        metavar="CONFIG.yml",
+        help="OrcaHello's configurations, of both generations; default: /config/config.yml; `report` instead says what "
+        "was heard and what is missing",
+    )
+    parser.add_argument("--orch_config", action="append", default=[], metavar="FILE", help="the same as CONFIG.yml")
+    parser.add_argument(
+        "--max-iterations", "--max_iterations", "--max_live_iterations", "--max-segments", "--max_segments",
+        dest="max_iterations", type=int, metavar="N", help="end a place after so many clips",
+    )  # fmt: skip
+    parser.add_argument(
+        "-o", "--output", metavar="URL", help="folder or object store for detections; default: in the data directory"
+    )
+    parser.add_argument("--base-url", metavar="URL", help="where the places' trees of HLS folders are")
+    parser.add_argument("--record-schema", choices=("v1", "v2"), default="v1", help="of the JSON records; default: v1")
+    parser.add_argument("--from", dest="since", metavar="TIME", help="report: default: a day before --to")
+    parser.add_argument("--to", metavar="TIME", help="report: 2026-11-30T14:00, in UTC if it has no zone; default: now")
+    parser.add_argument("--place", action="append", default=[], help="report: a place's id; default: all")
+    parser.add_argument("--json", action="store_true", help="report: print JSON")
+
+
 def voices(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("action", choices=("add", "list", "show", "remove", "export"))
     parser.add_argument("name", nargs="?", help="what the voice is called; its id is understood, too")

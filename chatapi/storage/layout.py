@@ -13,6 +13,7 @@ from pathlib import Path
 PRIVATE = (
     "history.*",
     "jobs.*",
+    "coverage.*",
     "overrides.*",
     ".overrides.lock",
     "keys.json",
@@ -50,6 +51,16 @@ class DataDirectory:
     def jobs(self) -> Path:
         """The jobs' own folders, one per job, named by its id."""
         return self.root / "jobs"
+
+    @property
+    def coverage(self) -> Path:
+        """The coverage ledger of monitored streams; SQLite adds `-wal` and `-shm` files beside it."""
+        return self.root / "coverage.sqlite3"
+
+    @property
+    def monitoring(self) -> Path:
+        """Detections: `outbox` has what is to be stored, `detections` is the store where no other is named."""
+        return self.root / "monitoring"
 
     @property
     def voices(self) -> Path:

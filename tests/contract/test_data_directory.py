@@ -78,6 +78,7 @@ def test_paths_are_those_of_earlier_versions() -> None:
         "certificates/authority.crt", "certificates/authority.pem", "certificates/server.pem", "audit.log",
         "bench/live.svg", "bench/live-budget.svg", "overrides.toml", ".overrides.lock", "key_file.json", "server-jobs",
         "voices", "torchserve-models.json", "commands.sqlite3", "commands/samples", "commands/versions",
+        "coverage.sqlite3", "monitoring",
     }  # fmt: skip
     more = [
         LAYOUT.local_key(8000),

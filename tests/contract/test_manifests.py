@@ -80,9 +80,12 @@ def test_default_set_has_one_pinned_model_for_each_role(tmp_path: Path, board: b
     (asr_engine,) = [manifest.engine for manifest in defaults if manifest.role == "asr"]
     assert asr_engine == ("whisper_cpp" if board else "ctranslate2")
     roles = sorted(manifest.role for manifest in defaults)
-    assert roles == ["asr", "command", "llm", "speaker", "tts", "turn_detection", "vad", "wake_word"]
+    assert roles == ["asr", "command", "llm", "sound_detector", "speaker", "tts", "turn_detection", "vad", "wake_word"]
     assert all(isinstance(manifest.sources[0], (Wheels, Local)) for manifest in defaults)
-    assert [manifest.role for manifest in defaults if isinstance(manifest.sources[0], Local)] == ["command"]
+    assert [manifest.role for manifest in defaults if isinstance(manifest.sources[0], Local)] == [
+        "command",
+        "sound_detector",
+    ]
     assert all(file.sha256 for manifest in defaults for file in manifest.files.values())
 
 

@@ -105,7 +105,7 @@ class LiveTree:
     async def _first(self) -> tuple[str, float]:
         """The folder to begin with, and the time behind which audio is new. Waits until there is one."""
         oldest = self._clock() - self._patience.catch_up
-        if self._resume is not None and self._resume.folder and self._resume.at > oldest:
+        if self._resume is not None and self._resume.folder.isdigit() and self._resume.at > oldest:
             return self._resume.folder, self._resume.at
         while True:
             try:

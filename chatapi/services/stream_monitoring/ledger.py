@@ -140,6 +140,11 @@ class CoverageLedger:
                 (detection.place, _ms(detection.start), detection.model),
             )
 
+    def is_stored(self, detection: Detection) -> bool:
+        """Whether the same detection is stored already."""
+        where = "stored = 1 AND place = ? AND start = ? AND model = ?"
+        return bool(self._detections(where, (detection.place, _ms(detection.start), detection.model)))
+
     def detections(self, place: str, start: float, end: float) -> list[Detection]:
         """Those that begin in a stretch of time, in seconds since 1970, in order."""
         where = "place = ? AND start >= ? AND start < ? ORDER BY start"

@@ -44,6 +44,8 @@ class Broadcast:
         self, url: str, private: bool, trust: ssl.SSLContext | None = None, clock: Callable[[], float] = time.time
     ) -> None:
         self.address, self._clock = url, clock
+        self.state = "connecting"
+        """live, or why there is no audio."""
         self._begun = False
         """Whether the connection has audio already."""
         self._end = 0.0
@@ -54,6 +56,7 @@ class Broadcast:
         if state == "reconnecting":
             log.warning("stream broke off", extra={"address": self.address, "reason": reason})
             self._begun = False
+        self.state = reason or state
 
     async def read(self, take: Take) -> None:
         pause = 1.0
@@ -64,7 +67,7 @@ class Broadcast:
                 return
             except ChatapiError as error:  # noqa: PERF203 - each attempt by itself
                 log.warning("stream cannot be read", extra={"address": self.address, "reason": error.message})
-                self._begun = False
+                self._begun, self.state = False, error.message
                 await anyio.sleep(pause)
                 pause = min(LONGEST_PAUSE, 2 * pause)
 

@@ -79,7 +79,7 @@ def checked(start: float, seconds: float, samples: Samples, folder: str = "") ->
     decoded = len(samples) / SOUND_RATE
     if decoded >= seconds - TOLERANCE:
         # More than what is stated would be heard twice.
-        return [Piece(start, seconds, samples[: round((seconds + TOLERANCE) * SOUND_RATE)], folder)]
+        return [Piece(start, seconds, samples[: round(seconds * SOUND_RATE)], folder)]
     missing = Missing(start + decoded, seconds - decoded, "short", folder)
     return [Piece(start, decoded, samples, folder), missing] if len(samples) else [Missing(start, seconds, "short")]
 
