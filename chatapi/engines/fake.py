@@ -1,4 +1,4 @@
-"""Fake engines without a model, one for every role: exact and instant, for trying the product and for tests."""
+"""Fake engines of conversation, without a model: exact and instant, for trying the product and for tests."""
 
 from __future__ import annotations
 
@@ -13,21 +13,13 @@ import numpy as np
 from chatapi.audio import RATE, Audio, Samples
 from chatapi.engines import (
     DEFAULT_OPTIONS,
-    DEFAULT_SOUND_OPTIONS,
-    SOUND_RATE,
-    SPEAKER_WINDOW,
     VAD_FRAME,
     Capability,
     ChatOnly,
-    CommandFeatures,
-    CommandReplay,
     ContextOverflow,
-    ConversionWindow,
     PromptMessage,
     Sampling,
     Segment,
-    SoundOptions,
-    SoundWindow,
     Stop,
     TokenChunk,
     TokenUsage,
@@ -36,10 +28,9 @@ from chatapi.engines import (
     Voice,
     Word,
     never,
-    speaker_windows,
 )
 from chatapi.engines.fake_json import matching_json
-from chatapi.errors import NotFound, Unprocessable
+from chatapi.errors import NotFound
 from chatapi.events import Token
 from chatapi.settings import Settings
 
@@ -60,13 +51,11 @@ FADE = 5 * RATE // 1000
 """Samples of a word's fade-in and fade-out: 5 ms, so that words are separate and do not click."""
 CONTEXT = 8192
 """Context of the fake language model where the settings state none, in tokens."""
-OCTAVES = 14
-"""Voices that the fake speaker encoder tells apart."""
 VOICES = {"fake": 440, "fake-high": 880}
 """Voice -> its tone in hertz."""
 
 
-class _Paced:
+class PacedEngine:
     """What all have in common: a step that takes `settings.fake.delay` seconds, cut short by `close`."""
 
     def __init__(self, settings: Settings, models: Sequence[InstalledModel]) -> None:
@@ -84,7 +73,7 @@ class _Paced:
             self._closed.wait(self.delay)
 
 
-class FakeVoiceActivityDetector(_Paced):
+class FakeVoiceActivityDetector(PacedEngine):
     """Takes loudness for speech."""
 
     def stream(self) -> FakeVoiceActivityDetector:
@@ -101,7 +90,7 @@ class FakeVoiceActivityDetector(_Paced):
             yield float(_loud(frame))
 
 
-class FakeWakeWordDetector(_Paced):
+class FakeWakeWordDetector(PacedEngine):
     """Detects a loud high tone as the wake word."""
 
     words = "a high tone"
@@ -122,112 +111,7 @@ class FakeWakeWordDetector(_Paced):
             yield self.probability(samples[first : first + BLOCK])
 
 
-class FakeSpeakerEncoder(_Paced):
-    """Takes tones an octave apart for different voices."""
-
-    threshold = 0.5
-
-    def embeddings(self, samples: Samples, stop: Stop = never) -> Iterator[Samples]:
-        for first in speaker_windows(len(samples)):
-            if stop():
-                return
-            self._step()
-            window = samples[first : first + SPEAKER_WINDOW]
-            loud = np.abs(np.fft.rfft(window)) if len(window) else np.zeros(1)
-            hertz = float(np.argmax(loud)) * RATE / max(1, len(window))
-            yield np.eye(OCTAVES, dtype=np.float32)[min(OCTAVES - 1, int(np.log2(max(1.0, hertz)) + 0.5))]
-
-
-class FakeVoiceConverter(_Paced):
-    """Keeps the loudest frequency of a voice, and replaces audible audio by a tone of the reference's frequency."""
-
-    rate = RATE
-    reference_format = "fake"
-
-    def reference(self, samples: Samples, stop: Stop = never) -> Iterator[Samples]:
-        if stop() or not len(samples):
-            return
-        self._step()
-        hertz = float(np.argmax(np.abs(np.fft.rfft(samples)))) * RATE / len(samples)
-        yield np.full((max(1, len(samples) // BLOCK), 1), hertz, np.float32)
-
-    def convert(
-        self,
-        samples: Samples,
-        reference: Samples,
-        stop: Stop = never,
-        source: str = "",
-        window: ConversionWindow | None = None,
-    ) -> Iterator[Audio]:
-        if reference.ndim != 2 or reference.shape[1] != 1:
-            raise Unprocessable("the reference was made by another voice converter", code="unknown_reference")
-        if not len(reference):
-            raise Unprocessable("the reference has no speech", code="empty_reference")
-        window = window or ConversionWindow(0, len(samples))
-        for first in range(window.start, window.end, RATE):
-            if stop():
-                return
-            self._step()
-            part = samples[first : min(first + RATE, window.end)]
-            loud = np.sqrt(np.mean(np.square(part))) > SPEECH_RMS
-            times = (window.position + np.arange(first, first + len(part))) / RATE
-            yield Audio((0.3 * loud * np.sin(2 * np.pi * float(reference.mean()) * times)).astype(np.float32), RATE)
-
-
-class FakeCommandClassifier(_Paced):
-    """Takes loud clips for its only word; its embeddings are spectra, so that it can be taught tones."""
-
-    labels = ("beep", "unknown")
-    features = "fake"
-    BANDS = 24
-    """Bands of an embedding."""
-
-    def classify(self, samples: Samples, stop: Stop = never) -> Iterator[CommandFeatures]:
-        if not stop():
-            self._step()
-            loud = bool(len(samples)) and float(np.abs(samples).max()) > SPEECH_RMS
-            yield CommandFeatures((0.9, 0.1) if loud else (0.1, 0.9), self._spectrum(samples))
-
-    def replay(self, stop: Stop = never) -> Iterator[CommandReplay]:
-        """Tones of 400 to 500 Hz; noises and other tones."""
-        random, times = np.random.default_rng(1), np.arange(RATE // 2) / RATE
-        rows, labels, parts = [], [], []
-        for number in range(90):
-            tone = 0.3 * np.sin(2 * np.pi * random.uniform(400, 500) * times)
-            noise = random.normal(0, 0.1, len(times))
-            low, high = ((220, 320), (700, 1200), (1900, 3800))[number // 3 % 3]
-            other = 0.3 * np.sin(2 * np.pi * random.uniform(low, high) * times)
-            for label, clip in ((0, tone + noise / 10), (1, noise), (1, other + noise / 10)):
-                rows.append(self._spectrum(clip.astype(np.float32)))
-                labels.append(label)
-                parts.append(number % 3)
-        if not stop():
-            yield CommandReplay(np.stack(rows), tuple(labels), tuple(parts), ("",) * len(rows))
-
-    def _spectrum(self, samples: Samples) -> Samples:
-        """The share of each of BANDS bands up to 4 kHz, of the length 1."""
-        magnitudes = np.abs(np.fft.rfft(samples, RATE))[: 4000 // self.BANDS * self.BANDS]
-        bands: Samples = magnitudes.reshape(self.BANDS, -1).sum(axis=1).astype(np.float32)
-        return bands / np.float32(np.linalg.norm(bands) + 1e-6)
-
-
-class FakeSoundDetector(_Paced):
-    """Takes every loud second for its only sound."""
-
-    labels, target = ("other", "beep"), 1
-
-    def detect(
-        self, samples: Samples, stop: Stop = never, options: SoundOptions = DEFAULT_SOUND_OPTIONS
-    ) -> Iterator[SoundWindow]:
-        for first in range(0, len(samples) - SOUND_RATE + 1, SOUND_RATE):
-            if stop():
-                return
-            self._step()
-            loud = float(np.sqrt(np.mean(np.square(samples[first : first + SOUND_RATE])))) > SPEECH_RMS
-            yield SoundWindow(first / SOUND_RATE, 1.0, (0.1, 0.9) if loud else (0.9, 0.1))
-
-
-class FakeEndOfTurnDetector(_Paced):
+class FakeEndOfTurnDetector(PacedEngine):
     """Takes every pause for the end of the turn."""
 
     def end_of_turn_probability(self, samples: Samples, stop: Stop = never) -> Iterator[float]:
@@ -236,7 +120,7 @@ class FakeEndOfTurnDetector(_Paced):
             yield 1.0
 
 
-class FakeTranscriber(_Paced):
+class FakeTranscriber(PacedEngine):
     """Transcribes audio as its length in seconds."""
 
     languages = ("en", "de")
@@ -269,7 +153,7 @@ class FakeTranscriber(_Paced):
                 yield _segment(text, first / RATE, window, language, options)
 
 
-class FakeLanguageModel(_Paced, ChatOnly):
+class FakeLanguageModel(PacedEngine, ChatOnly):
     """Repeats the user's message; a word is a token with probability 1, so that no finite bias or penalty changes it.
 
     With a JSON schema it generates the smallest value that matches, with the user's message for its strings.
@@ -312,7 +196,7 @@ class FakeLanguageModel(_Paced, ChatOnly):
             self._closed.wait()
 
 
-class FakeSynthesizer(_Paced):
+class FakeSynthesizer(PacedEngine):
     """Synthesizes a tone per word."""
 
     voices = tuple(Voice(name, "en", RATE) for name in VOICES)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 import inspect
-import json
 import re
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +40,7 @@ from chatapi.errors import ChatapiError, NotFound, Unprocessable
 from chatapi.settings import LlamaCppSettings, MlcSettings, OpenAIUpstreamSettings, Settings
 from conftest import installed_model
 from coqui_model import coqui_tts, make_model
+from minimal_chat_server import MinimalChatServer
 from mlc_model import compiled_model, mlc_llm
 from paths import CORPUS
 
@@ -89,35 +89,6 @@ def speech() -> Samples:
     return decode(CORPUS / "real" / "en-hello_world.flac").samples
 
 
-class ChatServer(BaseHTTPRequestHandler):
-    """A minimal OpenAI server; rejects requests of more than 20,000 bytes as too long for the context."""
-
-    def do_GET(self) -> None:
-        self._send(200, json.dumps({"data": [{"id": "tiny"}]}), "application/json")
-
-    def do_POST(self) -> None:
-        length = int(self.headers["content-length"])
-        self.rfile.read(length)
-        if length > 20_000:
-            error = {"type": "exceed_context_size_error", "n_prompt_tokens": 5000, "n_ctx": 1000}
-            self._send(400, json.dumps({"error": error}), "application/json")
-            return
-        events = [{"choices": [{"delta": {"content": word}}]} for word in ("The", " sea", " is", " wide.")]
-        events.append({"choices": [{"delta": {}, "finish_reason": "stop"}]})
-        events.append({"choices": [], "usage": {"prompt_tokens": 12, "completion_tokens": 4}})
-        body = "".join(f"data: {json.dumps(event)}\n\n" for event in events) + "data: [DONE]\n\n"
-        self._send(200, body, "text/event-stream")
-
-    def log_message(self, *_: object) -> None:
-        """Logs nothing."""
-
-    def _send(self, status: int, body: str, kind: str) -> None:
-        self.send_response(status)
-        self.send_header("Content-Type", kind)
-        self.end_headers()
-        self.wfile.write(body.encode())
-
-
 class Engine:
     """A registered engine with the call of its role."""
 
@@ -159,7 +130,7 @@ class Engine:
 
 @pytest.fixture(scope="module")
 def settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
-    with ThreadingHTTPServer(("127.0.0.1", 0), ChatServer) as server:
+    with ThreadingHTTPServer(("127.0.0.1", 0), MinimalChatServer) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         url = f"http://127.0.0.1:{server.server_port}/v1"

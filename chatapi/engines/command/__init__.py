@@ -25,7 +25,7 @@ ROLE: Role[CommandClassifier] = Role(
         "tc_resnet": EngineEntry(
             "chatapi.engines.command.tc_resnet:TcResNet", "onnxruntime", "pip install onnxruntime"
         ),
-        "fake": EngineEntry("chatapi.engines.fake:FakeCommandClassifier", needs_model=False),
+        "fake": EngineEntry("chatapi.engines.fake_sounds:FakeCommandClassifier", needs_model=False),
     },
     warm_up=_warm_up,
     probe=_probe,

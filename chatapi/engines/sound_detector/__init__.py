@@ -31,7 +31,7 @@ ROLE: Role[SoundDetector] = Role(
             "onnxruntime",
             "pip install onnxruntime",
         ),
-        "fake": EngineEntry("chatapi.engines.fake:FakeSoundDetector", needs_model=False),
+        "fake": EngineEntry("chatapi.engines.fake_sounds:FakeSoundDetector", needs_model=False),
     },
     warm_up=_warm_up,
     probe=_probe,

@@ -26,7 +26,7 @@ ROLE: Role[SpeakerEncoder] = Role(
         "resemblyzer": EngineEntry(
             "chatapi.engines.speaker.resemblyzer:Resemblyzer", "onnxruntime", "pip install onnxruntime"
         ),
-        "fake": EngineEntry("chatapi.engines.fake:FakeSpeakerEncoder", needs_model=False),
+        "fake": EngineEntry("chatapi.engines.fake_sounds:FakeSpeakerEncoder", needs_model=False),
     },
     warm_up=_warm_up,
     probe=_probe,

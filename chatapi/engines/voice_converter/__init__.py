@@ -24,7 +24,7 @@ ROLE: Role[VoiceConverter] = Role(
     settings=VoiceConverterSettings,
     engines={
         "knn_vc": EngineEntry("chatapi.engines.voice_converter.knn_vc:KnnVc", "onnxruntime", "pip install onnxruntime"),
-        "fake": EngineEntry("chatapi.engines.fake:FakeVoiceConverter", needs_model=False),
+        "fake": EngineEntry("chatapi.engines.fake_sounds:FakeVoiceConverter", needs_model=False),
     },
     warm_up=_warm_up,
     probe=_probe,

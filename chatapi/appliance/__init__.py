@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Collection, Mapping
+from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -15,6 +15,7 @@ import anyio
 import anyio.to_thread
 import psutil
 
+from chatapi.appliance import gauges
 from chatapi.auth import Keyring
 from chatapi.catalog import Catalog
 from chatapi.engines import registry
@@ -103,7 +104,7 @@ class Appliance:
         self.history = self._history_worker()
         self._create_services()
         self.warm = False
-        self._measure()
+        gauges.connect(self)
         self._warmed = anyio.Event()
         self._begun = time.monotonic()
         self.started_at = int(time.time())
@@ -266,7 +267,7 @@ class Appliance:
             status = "failing"
         elif self.warm:
             essential = {states[role] for role in registry.essential()} | {states["history"]}
-            whole = self._history_kept() and not failed and essential <= {"ready", "idle", "reloading"}
+            whole = self.history_kept() and not failed and essential <= {"ready", "idle", "reloading"}
             status = "ok" if whole else "degraded"
         else:
             status = "loading"
@@ -283,7 +284,7 @@ class Appliance:
             **{name: part_health() for name, part_health in self.parts.items()},
         }
 
-    def _history_kept(self) -> bool:
+    def history_kept(self) -> bool:
         """Whether conversations are stored on disk; True while that is not known yet."""
         return all(each.code != "history_not_kept" for each in self.problems())
 
@@ -356,35 +357,6 @@ class Appliance:
         for counter in (metrics.rebuilt, metrics.unloaded, metrics.busy):
             counter.labels(role)
         return worker
-
-    def _measure(self) -> None:
-        """Connect the gauges to their sources."""
-
-        def ready() -> float:
-            try:
-                self.require_ready()
-            except NotReady:
-                return 0
-            return 1
-
-        self.metrics.ready.set_function(ready)
-        self.metrics.history_kept.set_function(lambda: float(self._history_kept()))
-        self.metrics.waiting.set_function(lambda: self.admission.waiting)
-        self.metrics.inflight.set_function(lambda: float(self.byte_budget.held))
-        self.metrics.audio_device.source = lambda: self.microphone.health if self.microphone is not None else None
-        self.metrics.engine_counts.source = self._llm_counters
-        self.metrics.engine_models.source = lambda: dict(self.active)
-        self.metrics.webhooks.source = self.jobs.deliveries
-        self.metrics.jobs.source, self.metrics.work.source = self.jobs.counts, self.scheduler.decisions
-
-    def _llm_counters(self) -> Mapping[str, float]:
-        """Counters of the LLM's library; blocking. An unloaded engine is not loaded for them."""
-        try:
-            engine: Any = self.engines.llm.engine
-        except NotReady:
-            return {}
-        # The declared attributes of an unloaded engine do not include it.
-        return engine.counts() if hasattr(engine, "counts") else {}
 
     def _close_observability(self) -> None:
         """Close tracing and the machine's metrics; blocking."""
