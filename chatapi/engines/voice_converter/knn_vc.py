@@ -15,7 +15,7 @@ import numpy as np
 
 from chatapi.audio import RATE, Audio, Samples
 from chatapi.audio.loudness import loudness_normalized
-from chatapi.audio.mel import log_mel, mel_filters
+from chatapi.audio.mel import log_mel, mel_filters, power
 from chatapi.engines import Stop, never, onnx_providers
 from chatapi.engines.voice_converter import matching
 from chatapi.errors import EngineFailed, ModelError, Unprocessable
@@ -129,7 +129,7 @@ class KnnVc:
         padded = np.pad(at_rate, (edge, edge + FFT), mode="constant")
         frames = np.lib.stride_tricks.sliding_window_view(padded, FFT)[: max(1, len(at_rate) // HOP) * HOP : HOP]
         bell = np.hanning(FFT + 1)[:-1].astype(np.float32)
-        magnitude = np.sqrt(np.abs(np.fft.rfft(frames * bell, axis=1)) ** 2 + 1e-9)
+        magnitude = np.sqrt(power(frames * bell) + np.float32(1e-9))
         found: Samples = np.log(np.maximum(magnitude @ self._bands.T, FLOOR)).astype(np.float32)
         return found
 
