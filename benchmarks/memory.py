@@ -109,9 +109,8 @@ def main() -> None:
             while time.monotonic() < until:
                 time.sleep(LOOK_SECONDS)
                 curve.look("after bulk work")
-    print(
-        f"\nload {os.getloadavg()[0]:.1f}; most: {', '.join(f'{work} {most:.0f} MB' for work, most in curve.most.items())}"
-    )
+    most = ", ".join(f"{work} {held:.0f} MB" for work, held in curve.most.items())
+    print(f"\nload {os.getloadavg()[0]:.1f}; most: {most}")
 
 
 if __name__ == "__main__":
