@@ -129,6 +129,8 @@ def test_generation_ends_before_a_stop_text(llama: LlamaCpp):
 @pytest.mark.real
 def test_system_prompt_is_cached_in_every_slot_before_the_first_question():
     engine = LlamaCpp(Settings(llama_cpp=Table(context=512, slots=2)), [model()])
+    assert engine._second_slot is not None
+    engine._second_slot.join(60)
     both = [engine.generate(chat(question), exact(8)) for question in ("Hello!", "Who are you?")]
     for answer in both:
         next(answer)

@@ -228,6 +228,15 @@ def test_conversation_returns_to_its_slot_however_long_its_answers_are() -> None
     assert [slot(slots, text + "answer" * 500 + "next") for text in reversed(texts)] == first[::-1]
 
 
+def test_unused_slot_is_taken_on_request_while_there_is_one() -> None:
+    slots, text = Slots(2), "You are a friendly assistant."
+    assert slot(slots, text) == slot(slots, text) == 0
+    with slots.taken("Another.", unused=True) as number:
+        assert number == 1
+    with slots.taken(text, unused=True) as number:
+        assert number == 0
+
+
 def test_client_with_the_same_tools_gets_a_slot_of_its_own() -> None:
     slots, tools = Slots(4), "tool " * 2000
     one = slot(slots, tools + "my home " * 1000)

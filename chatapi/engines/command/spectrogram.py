@@ -7,7 +7,7 @@ import functools
 import numpy as np
 
 from chatapi.audio import Samples
-from chatapi.audio.mel import FFT, HOP, mel_filters
+from chatapi.audio.mel import FFT, HOP, mel_filters, power
 
 BANDS = 40
 FLOOR, RANGE = 1e-10, 6.0
@@ -28,9 +28,7 @@ def spectrograms(clips: Samples) -> Samples:
     padded = np.pad(clips.astype(np.float32), ((0, 0), (FFT // 2, FFT // 2)), mode="reflect")
     frames = np.lib.stride_tricks.sliding_window_view(padded, FFT, axis=1)[:, ::HOP][:, :-1]
     bell = np.hanning(FFT + 1)[:-1].astype(np.float32)
-    spectrum = np.fft.rfft(frames * bell, axis=2)
-    power = np.square(spectrum.real, dtype=np.float32) + np.square(spectrum.imag, dtype=np.float32)
-    logs = np.log10(np.maximum(FLOOR, power @ _filters().T))
+    logs = np.log10(np.maximum(FLOOR, power(frames * bell) @ _filters().T))
     logs = np.maximum(logs, logs.max(axis=(1, 2), keepdims=True) - RANGE)
     normalized: Samples = (logs - logs.mean(axis=(1, 2), keepdims=True)).astype(np.float32)
     return normalized

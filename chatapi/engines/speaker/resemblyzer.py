@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from chatapi.audio import Samples
-from chatapi.audio.mel import FFT, HOP, mel_filters
+from chatapi.audio.mel import FFT, HOP, mel_filters, power
 from chatapi.engines import SPEAKER_WINDOW, Stop, never, onnx_providers, speaker_windows
 from chatapi.errors import EngineFailed, ModelError
 from chatapi.settings import Settings
@@ -87,6 +87,5 @@ def mel(samples: Samples, filters: Samples) -> Samples:
     padded = np.pad(samples, FFT // 2)
     frames = np.lib.stride_tricks.sliding_window_view(padded, FFT)[::HOP]
     bell = np.hanning(FFT + 1)[:-1].astype(np.float32)
-    power = np.abs(np.fft.rfft(frames * bell, axis=1)) ** 2
-    found: Samples = (power @ filters.T).astype(np.float32)
+    found: Samples = (power(frames * bell) @ filters.T).astype(np.float32)
     return found

@@ -74,6 +74,8 @@ class _LoadedVoice:
 class Piper:
     """Synthesizes with the voices of all its models. ModelError when one cannot be read."""
 
+    is_warm = True
+
     def __init__(self, settings: Settings, models: Sequence[InstalledModel]) -> None:
         if not models:
             raise ModelError("the piper engine needs a voice and was given none; `chatapi models` lists them")

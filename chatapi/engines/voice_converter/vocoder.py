@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from chatapi.audio import RATE, Audio, Samples
-from chatapi.audio.mel import mel_filters
+from chatapi.audio.mel import mel_filters, power
 from chatapi.engines import Stop
 
 OUTPUT_RATE, FFT, HOP, BANDS, TOP_HZ, FLOOR = 22_050, 1024, 256, 80, 8000.0, 1e-5
@@ -33,7 +33,7 @@ class Spectrograms:
         padded = np.pad(at_rate, (edge, edge + FFT), mode="constant")
         frames = np.lib.stride_tricks.sliding_window_view(padded, FFT)[: max(1, len(at_rate) // HOP) * HOP : HOP]
         bell = np.hanning(FFT + 1)[:-1].astype(np.float32)
-        magnitude = np.sqrt(np.abs(np.fft.rfft(frames * bell, axis=1)) ** 2 + 1e-9)
+        magnitude = np.sqrt(power(frames * bell) + np.float32(1e-9))
         found: Samples = np.log(np.maximum(magnitude @ self._bands.T, FLOOR)).astype(np.float32)
         return found
 

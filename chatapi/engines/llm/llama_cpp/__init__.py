@@ -12,8 +12,8 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -36,7 +36,7 @@ from chatapi.engines.llm.llama_cpp.generation import LlamaGeneration, RejectedBy
 from chatapi.engines.llm.llama_cpp.sharing import Full, Paused, Share, SharedContext
 from chatapi.engines.llm.llama_cpp.slots import Slots, prompt_text
 from chatapi.engines.llm.role_rules import RoleRules
-from chatapi.errors import EngineFailed, ModelError
+from chatapi.errors import ChatapiError, EngineFailed, ModelError
 from chatapi.events import Token
 from chatapi.settings import Settings
 from chatapi.system import memory
@@ -51,8 +51,8 @@ log = logging.getLogger(__name__)
 
 TOP_TOKENS = 40
 """Tokens whose probability is requested, to see whether one that ends a sentence is among them."""
-WARM_SLOTS = 2
-"""Slots that compute the system prompt when the model is loaded; each takes about as long as a first turn."""
+SECOND_SLOT_SECONDS = 2.0
+"""Seconds after which a second slot computes the system prompt too: a box that starts has other work before."""
 SIGN_SECONDS = 0.1
 """Shortest time between signs of life of all completions, in seconds."""
 CLOSING_SECONDS = 10.0
@@ -77,6 +77,7 @@ class LlamaCpp(NoEngineCounts):
             **{key: models[0].options[key] for key in requests.SAMPLING if key in models[0].options},
         }
         self._closing = threading.Event()
+        self._second_slot: threading.Timer | None = None
         self._generations: set[LlamaGeneration] = set()
         self._signed = 0.0
         """When the completions last showed a sign of life, in seconds of `time.monotonic`."""
@@ -129,6 +130,8 @@ class LlamaCpp(NoEngineCounts):
     def close(self) -> None:
         """Cancels the completions in progress and unloads the model."""
         self._closing.set()
+        if self._second_slot is not None:
+            self._second_slot.cancel()
         for generation in tuple(self._generations):
             generation.cancel(CLOSING_SECONDS)
         self._server = None
@@ -140,26 +143,35 @@ class LlamaCpp(NoEngineCounts):
         return nullcontext() if self._spin_control is None else self._spin_control.working()
 
     def _completion(
-        self, messages: Sequence[PromptMessage], sampling: Sampling, stop: Stop
-    ) -> Generator[TokenChunk, None, None]:
+        self, messages: Sequence[PromptMessage], sampling: Sampling, stop: Stop, unused: bool = False
+    ) -> Iterator[TokenChunk]:
         if stop():
             return
         messages, opening = self._continued(messages, sampling)
         request = requests.chat_request(self._roles.fitted(messages), sampling, self._sampling, self.context)
         yield from self._shared_run(
-            messages, sampling.max_tokens, stop, lambda share: self._once(request, sampling, stop, share, opening)
+            messages,
+            sampling.max_tokens,
+            stop,
+            lambda share: self._once(request, sampling, stop, share, opening),
+            unused,
         )
 
     def _shared_run(
-        self, messages: Sequence[PromptMessage], max_tokens: int, stop: Stop, run: Callable[[Share], Iterator[Item]]
+        self,
+        messages: Sequence[PromptMessage],
+        max_tokens: int,
+        stop: Stop,
+        run: Callable[[Share], Iterator[Item]],
+        unused: bool = False,
     ) -> Iterator[Item]:
         """What `run` yields, once there is room; again from its start when another's prompt came first, before which it
-        has yielded nothing."""
+        has yielded nothing. `unused`: rather in a slot that has no prompt yet."""
         share = self._shared.share(requests.estimated_tokens(messages), max_tokens)
         text = prompt_text(messages)
         try:
             while share.wait(stop):
-                with suppress(Paused), self._slots.taken(text) as share.slot:
+                with suppress(Paused), self._slots.taken(text, unused) as share.slot:
                     yield from run(share)
                     return
         finally:
@@ -248,18 +260,27 @@ class LlamaCpp(NoEngineCounts):
             raise EngineFailed("llama.cpp ended a completion without a finish reason")
 
     def _warm_up(self, system: str) -> None:
-        """Computes the system prompt in two slots, so that no first turn waits for it, nor one beside it."""
+        """Computes the system prompt, so that no first turn waits for it; soon in a second slot, for one beside it."""
         messages = [PromptMessage("system", system), PromptMessage("user", "Hello")]
-        sampling = Sampling(max_tokens=1, temperature=0)
         try:
-            with ExitStack() as running:
-                for _ in range(min(WARM_SLOTS, self.slots)):
-                    # Not read to its end until the other has begun: otherwise both would take the same slot.
-                    next(running.enter_context(closing(self._completion(messages, sampling, never))))
+            self._warm_slot(messages)
         except ContextOverflow as error:
             raise ModelError(
                 f"llm.system_prompt alone needs {error.needed} tokens and llama_cpp.context is {error.context}"
             ) from error
+        if self.slots > 1:
+            self._second_slot = threading.Timer(SECOND_SLOT_SECONDS, self._warm_second_slot, (messages,))
+            self._second_slot.daemon = True
+            self._second_slot.start()
+
+    def _warm_second_slot(self, messages: Sequence[PromptMessage]) -> None:
+        # A call that comes now may have the warm slot.
+        with suppress(ChatapiError):
+            self._warm_slot(messages, unused=True)
+
+    def _warm_slot(self, messages: Sequence[PromptMessage], unused: bool = False) -> None:
+        for _ in self._completion(messages, Sampling(max_tokens=1, temperature=0), never, unused):
+            """The slot keeps the prompt."""
 
 
 def _ending_probability(token: Mapping[str, Any], rest: str) -> float:

@@ -46,10 +46,12 @@ class Slots:
         self._uses = 0
 
     @contextmanager
-    def taken(self, text: str) -> Iterator[int]:
-        """The number of the slot for this prompt, for the time of the block; -1: all are busy, so the library waits."""
+    def taken(self, text: str, unused: bool = False) -> Iterator[int]:
+        """The number of the slot for this prompt, for the time of the block; -1: all are busy, so the library waits.
+        `unused`: rather one that has no prompt yet."""
         with self._lock:
-            slot = self._choose(text)
+            new = next((slot for slot in self._slots if not slot.busy and not slot.text), None) if unused else None
+            slot = new or self._choose(text)
             if slot is not None:
                 self._uses += 1
                 slot.text, slot.used, slot.busy = text, self._uses, True
