@@ -19,7 +19,9 @@ COLUMNS = ("file", "text", "language", "kind", "voice", "split", "noise", "snr")
 HESITATIONS = "pauses.tsv"
 HESITATION_COLUMNS = ("before", "after", "text", "voice")
 COMMANDS = "commands.tsv"
-COMMAND_COLUMNS = ("file", "text", "voice", "split")
+JUDGED = "commands_judged.tsv"
+JUDGED_COLUMNS = ("file", "ctranslate2", "whisper_cpp", "pocketsphinx")
+COMMAND_COLUMNS = ("file", "text", "voice", "set", "split")
 SPEAKERS = 5
 """Number of speakers in babble."""
 REVERBERATION = 0.4
@@ -95,14 +97,24 @@ class ShortCommand:
     """16 kHz mono."""
     text: str
     voice: str
+    clear: bool
+    """Whether it is in the set of the clear voices rather than the hard ones."""
     split: str
-    """As that of a clip."""
+    """Of a clear voice: tune for the words by which the voice was chosen. Otherwise as that of a clip."""
+    judged: tuple[str, ...]
+    """What three other recognizers make of it; empty for a hard voice."""
 
 
 def commands(folder: Path) -> list[ShortCommand]:
     """The commands of a folder's commands.tsv. Raises BadInput naming the invalid line."""
-    rows = _table(folder / COMMANDS, COMMAND_COLUMNS)
-    return [ShortCommand(decode(folder / row["file"]).samples, row["text"], row["voice"], row["split"]) for row in rows]
+    judged = {file: tuple(texts) for file, *texts in map(dict.values, _table(folder / JUDGED, JUDGED_COLUMNS))}
+    return [
+        ShortCommand(
+            decode(folder / row["file"]).samples, row["text"], row["voice"], row["set"] == "clear", row["split"],
+            judged.get(row["file"], ()),
+        )
+        for row in _table(folder / COMMANDS, COMMAND_COLUMNS)
+    ]  # fmt: skip
 
 
 def _table(table: Path, columns: tuple[str, ...]) -> list[dict[str, str]]:

@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from chatapi.audio import Audio
 
 AUDIO_SUFFIXES = (
-    ".3gp", ".aac", ".ac3", ".aif", ".aifc", ".aiff", ".amr", ".asf", ".au", ".avi", ".caf", ".eac3", ".flac", ".flv",
-    ".m2ts", ".m4a", ".m4b", ".m4v", ".mka", ".mkv", ".mov", ".mp2", ".mp3", ".mp4", ".mpeg", ".mpg", ".oga", ".ogg",
-    ".opus", ".snd", ".voc", ".w64", ".wav", ".weba", ".webm", ".wma", ".wmv", ".wv",
+    ".3gp", ".aac", ".ac3", ".aif", ".aifc", ".aiff", ".amr", ".asf", ".au", ".avi", ".caf", ".dts", ".eac3", ".flac",
+    ".flv", ".gsm", ".m2ts", ".m4a", ".m4b", ".m4v", ".mka", ".mkv", ".mov", ".mp2", ".mp3", ".mp4", ".mpeg", ".mpg",
+    ".oga", ".ogg", ".opus", ".snd", ".spx", ".tta", ".voc", ".w64", ".wav", ".weba", ".webm", ".wma", ".wmv", ".wv",
 )  # fmt: skip
 """Suffixes of files that can be decoded, but for .ts, which is that of TypeScript too."""
 FORMAT_OF = {"": "wav", ".wav": "wav", ".flac": "flac", ".opus": "opus", ".ogg": "opus", ".mp3": "mp3", ".aac": "aac"}

@@ -11,7 +11,8 @@ import pytest
 
 from chatapi.audio import RATE, Samples
 from chatapi.audio.decode import decode
-from chatapi.bench.corpus import coloured
+from chatapi.bench.commands import understood
+from chatapi.bench.corpus import coloured, commands
 from chatapi.bench.wer import words
 from chatapi.engines import Segment, TranscriptionOptions
 from chatapi.engines.asr.whisper import loops, repeats, too_fast
@@ -195,6 +196,16 @@ def test_more_words_than_fit_the_time_are_dropped(text: str, seconds: float, fou
 @pytest.mark.parametrize("command", ["01", "03", "04", "05", "07"])
 def test_command_cut_tightly_is_transcribed(english: Any, command: str) -> None:
     assert words(transcript(english, decode(CORPUS / "commands" / f"{command}-piper-joe-1.flac").samples))
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("silence", [0.0, 0.2])
+def test_single_words_of_a_person_are_understood(english: Any, silence: float) -> None:
+    padding = np.zeros(round(silence * RATE), np.float32)
+    recorded = [clip for clip in commands(CORPUS) if clip.voice == "asterisk-en_US"]
+    for clip in recorded:
+        found = transcript(english, np.concatenate([padding, clip.samples, padding]))
+        assert understood(clip.text, found), (clip.text, found)
 
 
 @pytest.mark.real

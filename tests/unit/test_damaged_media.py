@@ -187,13 +187,28 @@ def test_truncated_fragmented_mp4_is_decoded_as_far_as_it_goes(fraction: float) 
     ("container", "codec"),
     [("mpegts", "aac"), ("mpegts", "mp2"), ("aiff", "pcm_s16be"), ("au", "pcm_s16be"), ("caf", "pcm_s16le"),
      ("asf", "wmav2"), ("avi", "pcm_s16le"), ("avi", "libmp3lame"), ("w64", "pcm_s16le"), ("mov", "pcm_s16le"),
-     ("3gp", "aac"), ("matroska", "libopus"), ("ac3", "ac3"), ("flv", "libmp3lame"), ("mp2", "mp2"), ("mov", "alac")],
+     ("3gp", "aac"), ("matroska", "libopus"), ("ac3", "ac3"), ("flv", "libmp3lame"), ("mp2", "mp2"), ("mov", "alac"),
+     ("tta", "tta")],
 )  # fmt: skip
 def test_containers_of_recorders_and_players_are_decoded(container: str, codec: str) -> None:
     rate, channels = (44_100, 2) if container in ("flv", "asf") else (48_000, 1)
     rate = 8_000 if "amr" in codec else rate
     file = encode_audio(tone(SECONDS, rate=rate), rate, codec, container, channels)
     assert audible(decode(file)) == pytest.approx(SECONDS, abs=0.15)
+
+
+def gsm_frames(count: int) -> bytes:
+    """Frames of GSM 06.10 of 20 ms each, with pseudorandom parameters."""
+    random = np.random.default_rng(3)
+    return b"".join(b"\xd5" + random.bytes(32) for _ in range(count))
+
+
+def test_gsm_without_a_container_is_decoded() -> None:
+    decoded = decode(gsm_frames(150))
+    assert decoded.seconds == pytest.approx(3.0, abs=0.05) and np.abs(decoded.samples).max() > 0.01
+    assert decode(gsm_frames(150)[:-10]).seconds == pytest.approx(3.0, abs=0.05)
+    with pytest.raises(BadInput):
+        decode(b"\xd5" + bytes(2000))
 
 
 @pytest.mark.parametrize("name", ["wav", "flac", "mp3", "opus"])

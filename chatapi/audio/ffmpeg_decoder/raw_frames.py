@@ -1,4 +1,4 @@
-"""Finds the frames of streams without a container: MP3, AAC in ADTS or LOAS, MPEG-TS."""
+"""Finds the frames of streams without a container: MP3, AAC in ADTS or LOAS, MPEG-TS, GSM."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ KBITS = {
 """Whether it is MPEG 1, and the layer -> kbit/s by index; layer 3 of MPEG 2 has the rates of layer 2."""
 TRANSPORT = ((0, 188), (4, 192))
 """Offset of the sync byte of an MPEG-TS packet, and the packet's length; a time stamp precedes the longer one."""
+GSM_BYTES, GSM_FRAMES = 33, 16
+"""Length of a frame of GSM 06.10, which starts with the four bits of 0xD, and how many tell the format: 0.32 s."""
 
 LONGEST = 3 * 8200
 """Bytes of three LOAS frames."""
@@ -30,6 +32,9 @@ def kind(head: bytes) -> str | None:
             return "mpegts"
     if len(head) < 2:
         return None
+    if head[0] >> 4 == 0xD:
+        starts = head[: GSM_BYTES * GSM_FRAMES : GSM_BYTES]
+        return "gsm" if len(starts) == GSM_FRAMES and all(each >> 4 == 0xD for each in starts) else None
     if head[0] == 0x56 and head[1] & 0xE0 == 0xE0:
         return "loas" if _is_loas(head, frames=3) else None
     if head[0] != 0xFF:

@@ -16,7 +16,7 @@ MAGIC = (
     (4, b"moof", "mp4"), (8, b"AIFF", "aiff"), (8, b"AIFC", "aiff"), (8, b"AVI ", "avi"), (0, b".snd", "au"),
     (0, b"caff", "caf"), (0, b"0&\xb2u\x8ef\xcf\x11", "asf"), (0, b"riff\x2e\x91\xcf\x11", "w64"), (0, b"#!AMR", "amr"),
     (0, b"FLV\x01", "flv"), (0, b"\x0bw", "ac3"), (0, b"wvpk", "wv"), (0, b"Creative Voice File\x1a", "voc"),
-    (0, b"\0\0\1\xba", "mpeg"),
+    (0, b"\0\0\1\xba", "mpeg"), (0, b"TTA1", "tta"), (0, b"\x7f\xfe\x80\x01", "dts"),
 )  # fmt: skip
 """Offset and bytes of a container's signature (magic number), and FFmpeg's demuxer for it.
 
@@ -59,7 +59,7 @@ TAG = (Signature(b"ID3\3\0\0\0"), Signature(b"ID3\4\0\0\0"))
 """How MP3 files mostly start; many other containers hold such tags themselves."""
 FOLLOWERS = {
     name: tuple(each for other, found in SIGNATURES.items() if other not in INSIDE.get(name, ()) for each in found)
-    for name in {*(name for _, _, name in MAGIC), "mp3", "aac", "loas", "mpegts"}
+    for name in {*(name for _, _, name in MAGIC), "mp3", "aac", "loas", "mpegts", "gsm"}
 }
 """Demuxer -> how the files start that may follow one of its container."""
 FOLLOWERS["matroska"] += (Signature(EBML),)
