@@ -40,7 +40,7 @@ from chatapi.storage.layout import DataDirectory
 MODEL = "whisper-tiny.en-ct2"
 REAL = ("asr", "vad")
 """Roles with their own engines; those of the others are fake ones, which need no memory."""
-LENGTHS = (20.0, 45.0, 90.0, 150.0, 400.0, 700.0)
+LENGTHS = (45.0, 400.0, 90.0, 20.0, 700.0, 150.0)
 """Lengths of the recordings, in seconds: short ones, and ones of several parts."""
 WAIT_SECONDS = 3600
 ENDED = ("done", "failed", "cancelled")
@@ -200,12 +200,13 @@ def kills(place: Path, chosen: argparse.Namespace) -> Verdict:
     server, accepted, waiting = Server(place / "data"), dict[str, int](), list(range(len(found)))
     done, late = 0, 0
     while done < chosen.kills:
-        moment = time.monotonic() + source.uniform(1.0, 25.0)
+        moment = time.monotonic() + source.uniform(1.0, chosen.longest)
         server.start(ready=False)
         while time.monotonic() < moment:
             with suppress(httpx.TransportError, httpx.HTTPStatusError):
                 if waiting and source.random() < 0.3:
-                    accepted[server.submit(found[waiting[0]])] = waiting.pop(0)
+                    accepted[server.submit(found[waiting[0]])] = waiting[0]
+                    del waiting[0]
             time.sleep(0.2)
         states = []
         with suppress(httpx.TransportError):
@@ -386,6 +387,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("scenario", choices=SCENARIOS)
     parser.add_argument("--kills", type=int, default=50)
+    parser.add_argument("--longest", type=float, default=25.0, help="seconds of a server before it is killed, at most")
     parser.add_argument("--files", type=int, default=12)
     parser.add_argument("--seed", type=int, default=7)
     chosen = parser.parse_args()

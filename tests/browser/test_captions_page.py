@@ -155,3 +155,15 @@ def test_unknown_captions_and_private_addresses_are_explained(browse: Browse, se
     page.wait_for(".captions-form")
     page.one("#captions-url").send_keys("http://127.0.0.1/x", ENTER)
     assert "private network" in page.wait(lambda: "private" in page.text("#notice") and page.text("#notice"))
+
+
+def test_reasons_are_in_the_language_of_the_page(browse: Browse, server: str) -> None:
+    page = opened(browse, server)
+    page.allow_messages("422")
+    page.run("document.getElementById('page-language').value = 'de';"
+             "document.getElementById('page-language').dispatchEvent(new Event('change'))")  # fmt: skip
+    page.wait(lambda: page.run("return document.documentElement.lang") == "de")
+    page.wait_for(".captions-form")
+    page.one("#captions-url").send_keys("http://127.0.0.1/x", ENTER)
+    shown = page.wait(lambda: "privaten Netz" in page.text("#notice") and page.text("#notice"))
+    assert "Meldung der Box, auf Englisch: „" in shown and "that is not public" in shown

@@ -29,7 +29,7 @@ from chatapi.events import Event, JobProgress, Token, Transcript
 from chatapi.observability.metrics import Metrics
 from chatapi.runtime.admission import Priority
 from chatapi.runtime.workers import Engines, YieldPolicy
-from chatapi.services.transcription import pauses, segmenter
+from chatapi.services.transcription import missed_speech, pauses, segmenter
 from chatapi.services.transcription.decoded_file import DecodedFile
 from chatapi.services.transcription.division import divide
 from chatapi.services.transcription.segmenter import TrimmedAudio
@@ -97,6 +97,8 @@ class TranscribedChunk:
     """Seconds of the file processed so far; the whole file with the last chunk."""
     labels: SpeakerLabels | None = None
     """Who speaks when in the whole file, with the last chunk, where it was asked for."""
+    gaps: tuple[tuple[float, float], ...] = ()
+    """Start and end of speech beside its segments in which no words were recognized, in seconds of the file."""
 
 
 Send = Callable[[TranscribedChunk], Awaitable[None]]
@@ -279,7 +281,24 @@ class FileTranscriber:
         frames = sum(region.end - region.start for region in part.regions)
         speech = sum(region.probability * (region.end - region.start) for region in part.regions) / frames
         segments = tuple(pauses.placed(found, part))
-        return TranscribedChunk(segments, part.regions[0].start / RATE, speech, seconds)
+        chunk = TranscribedChunk(segments, part.regions[0].start / RATE, speech, seconds)
+        if segments and not options.translate:
+            return await self._complete(chunk, part, options, priority)
+        return chunk
+
+    async def _complete(
+        self, chunk: TranscribedChunk, part: TrimmedAudio, options: TranscriptionOptions, priority: Priority
+    ) -> TranscribedChunk:
+        """The chunk with the speech of its part that it leaves out, or with gaps where that has no words either."""
+        more: list[Segment] = []
+        gaps: list[tuple[float, float]] = []
+        for each in missed_speech.missed(chunk.segments, part):
+            found = await self._transcribe(each.samples, chunk.segments[0].language, priority, options)
+            if found:
+                more += pauses.placed(found, each)
+            else:
+                gaps.append((each.regions[0].speech_start / RATE, each.speech_end))
+        return replace(chunk, segments=missed_speech.merged(chunk.segments, more), gaps=tuple(gaps))
 
     async def _cut(
         self,
@@ -344,7 +363,8 @@ def _one_chunk(chunks: Sequence[TranscribedChunk], lengths: Sequence[int]) -> Tr
     """The chunks of one utterance, whose parts have these lengths in samples, as one."""
     segments = tuple(segment for chunk in chunks for segment in chunk.segments)
     weighted = sum(chunk.speech_probability * length for chunk, length in zip(chunks, lengths, strict=True))
-    return replace(chunks[0], segments=segments, speech_probability=weighted / max(1, sum(lengths)))
+    gaps = tuple(gap for chunk in chunks for gap in chunk.gaps)
+    return replace(chunks[0], segments=segments, gaps=gaps, speech_probability=weighted / max(1, sum(lengths)))
 
 
 def prompt_text(prompt: str, keywords: Iterable[str]) -> str:

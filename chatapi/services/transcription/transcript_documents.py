@@ -24,6 +24,7 @@ def part_document(chunks: Sequence[TranscribedChunk], part: RecordingPart) -> di
     for chunk in chunks:
         moved = [_moved(each, offset) for each in chunk.segments]
         segments += [transcript_files.segment_document(each) for each in moved]
+        gaps += [asdict(Gap(round(a + offset, 3), round(b + offset, 3), "no_words")) for a, b in chunk.gaps]
         if not chunk.segments and chunk.speech_probability > 0:
             gap = Gap(round(chunk.start + offset, 3), round(chunk.processed + offset, 3), "no_words")
             gaps.append(asdict(gap))

@@ -38,24 +38,29 @@ export class Fault extends Error {
 }
 
 /**
- * The message of a fault.
+ * The message of a fault, in the language of the page; the server's own words, which are English, are its small print.
  * @param {Fault} fault
- * @returns {{title: string, advice: string, small: string}} `small` is for the owner of the box
+ * @returns {{title: string, advice: string, small: string}}
  */
 export function messageOf(fault) {
   const [title, advice] = find(`faults.${fault.code}`) ?? unlisted(fault);
   const reference = fault.status >= 500 && fault.requestId ? t('fault.reference', fault.requestId) : '';
-  const detail = fault.status > 0 && !advice.includes(fault.detail) ? fault.detail : '';
-  const small = (advice ? [detail, reference] : [reference]).filter(Boolean).join(' · ');
-  return { title, advice: advice || sentence(fault.detail), small };
+  const detail = fault.status > 0 && fault.detail ? t('fault.said', fault.detail) : '';
+  return { title, advice, small: [detail, reference].filter(Boolean).join(' · ') };
+}
+
+/**
+ * Why something failed that is told by a code and the server's words, as one sentence.
+ * @param {{code: string, message: string}} failure
+ * @param {boolean} [advised]  whether it says what helps too
+ */
+export function reasonOf({ code, message }, advised = false) {
+  const [title, advice] = find(`faults.${code}`) ?? [t('fault.said', message), ''];
+  return advised && advice ? `${title}: ${advice}` : title;
 }
 
 function unlisted(fault) {
   if (fault.status === 503) return t('fault.unavailable');
   if (fault.status >= 500) return t('fault.failed');
   return t('fault.rejected');
-}
-
-function sentence(text) {
-  return text ? `${text[0].toUpperCase()}${text.slice(1)}${/[.!?…]$/.test(text) ? '' : '.'}` : '';
 }

@@ -1,6 +1,6 @@
 /** What the page shows of a job: its state in words, its fault, and what can be done with it. */
 
-import { Fault, messageOf } from '../faults.js';
+import { reasonOf } from '../faults.js';
 import { number, t } from '../texts.js';
 
 export const FORMATS = ['txt', 'srt', 'vtt', 'json', 'tsv'];
@@ -25,9 +25,7 @@ export function stateOf(job) {
 
 /** Why a job failed and what helps, as one sentence; '': it did not. */
 export function failureOf({ failure, state }) {
-  if (!failure || state === 'done') return '';
-  const { title, advice } = messageOf(new Fault(failure.code, { detail: failure.message }));
-  return advice ? `${title}: ${advice}` : title;
+  return failure && state !== 'done' ? reasonOf(failure, true) : '';
 }
 
 export function percent(fraction) {

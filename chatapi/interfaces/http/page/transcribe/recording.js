@@ -2,7 +2,7 @@
 
 import { button, element, icon } from '../dom.js';
 import { clock } from '../durations.js';
-import { Fault } from '../faults.js';
+import { Fault, reasonOf } from '../faults.js';
 import { nameOfLanguage, t } from '../texts.js';
 import { AudioBar } from './audio-bar.js';
 import { renameSpeaker } from './speaker-dialog.js';
@@ -128,7 +128,7 @@ export class Recording {
     const notes = [];
     if (!text) notes.push(t('transcribe.no_text'));
     if (skipped) notes.push(t('transcribe.skipped', skipped));
-    if (speakers) notes.push(t('transcribe.no_speakers', speakers.message));
+    if (speakers) notes.push(t('transcribe.no_speakers', reasonOf(speakers)));
     if (!this.#job.audio) notes.push(t('transcribe.no_audio'));
     return notes.map((words) => element('p', { class: 'note' }, icon('warning'), words));
   }
