@@ -48,6 +48,7 @@ from chatapi.services.turns.chat_completion import ChatCompletions
 from chatapi.services.turns.completion import Completions
 from chatapi.services.turns.conversations import Conversations
 from chatapi.services.turns.generation import Generator
+from chatapi.services.voice_conversion.jobs import ConversionJobs
 from chatapi.services.voice_conversion.service import VoiceConversion
 from chatapi.settings import Settings
 from chatapi.storage.history import ConversationHistory, StorageProblem
@@ -134,6 +135,8 @@ class Appliance:
             self.engines, self.transcriber, self.speaker_labeller, settings, longest
         )
         self.jobs.offer(self.transcription_jobs.kind)
+        self.conversion_jobs = ConversionJobs(self.engines, self.voice_conversion, settings)
+        self.jobs.offer(self.conversion_jobs.kind)
         self.captions = CaptionService(self.engines, self.transcriber, settings, self.metrics)
         self.speech_service = SpeechService(self.synthesis, self.admission, settings, self.metrics)
         self.chat = ChatCompletions(self.transcriber, self.generator, self.admission, settings, self.metrics)
@@ -158,7 +161,7 @@ class Appliance:
     async def running(self) -> AsyncIterator[Appliance]:
         """The lifetime of the appliance: nothing is loaded on entry; leaving closes every engine."""
         self.metrics.lag.start()
-        self.transcription_jobs.loop = asyncio.get_running_loop()
+        self.transcription_jobs.loop = self.conversion_jobs.loop = asyncio.get_running_loop()
         try:
             yield self
         finally:

@@ -46,6 +46,7 @@ OPERATIONS = [
     ("/voices/{voice}", "DELETE"),
     ("/voices/{voice}/export", "GET"),
     ("/conversions", "POST"),
+    ("/conversions/{job}", "GET"),
     ("/jobs", "GET"),
     ("/jobs/{job}", "GET"),
     ("/jobs/{job}", "DELETE"),
