@@ -50,6 +50,7 @@ POLICY: dict[Interface, dict[str, tuple[Scope, ...]]] = {
         # Without the scope operate a key sees its own voices.
         "GET /voices": (OPERATE, VOICES),
         "POST /voices": (VOICES,),
+        "POST /voices/quality": (VOICES,),
         "GET /voices/{voice}": (OPERATE, VOICES),
         "DELETE /voices/{voice}": (OPERATE, VOICES),
         "GET /voices/{voice}/export": (OPERATE, VOICES),

@@ -42,6 +42,7 @@ OPERATIONS = [
     ("/audio-device/wake", "POST"),
     ("/voices", "GET"),
     ("/voices", "POST"),
+    ("/voices/quality", "POST"),
     ("/voices/{voice}", "GET"),
     ("/voices/{voice}", "DELETE"),
     ("/voices/{voice}/export", "GET"),

@@ -18,6 +18,7 @@ from chatapi.runtime.admission import Admission, Priority
 from chatapi.runtime.workers import Engines
 from chatapi.services.transcription.speakers import SpeakerLabeller
 from chatapi.services.voice_conversion.cloned_voices import ClonedVoices, check_format
+from chatapi.services.voice_conversion.quality import QualityReport
 from chatapi.services.voice_conversion.references import ReferenceClip, ReferenceMaker
 from chatapi.services.voice_conversion.store import StoredVoice, VoiceStore, checked_consent, checked_name
 from chatapi.services.voice_conversion.stream_conversion import LIVE, RECORDED, StreamConversion, StreamTiming
@@ -96,6 +97,11 @@ class VoiceConversion:
             return StoredVoice(identity, name, created, consent, owner, made.format, made.clips, made.quality)
 
         return await anyio.to_thread.run_sync(self.store.add, voice, made.rows)
+
+    async def quality(self, clips: Sequence[ReferenceClip]) -> QualityReport:
+        """What the clips of a voice are like. Raises Busy, and what `ReferenceMaker.make` raises."""
+        async with self._admission.admitted(Priority.REQUEST):
+            return (await self._references.make(clips)).quality
 
     async def voices(self, owner: str | None = None) -> list[StoredVoice]:
         """The voices, by name."""
