@@ -51,6 +51,7 @@ from chatapi.services.turns.chat_completion import ChatCompletions
 from chatapi.services.turns.completion import Completions
 from chatapi.services.turns.conversations import Conversations
 from chatapi.services.turns.generation import Generator
+from chatapi.services.voice_conversion.jobs import ConversionJobs
 from chatapi.services.voice_conversion.service import VoiceConversion
 from chatapi.settings import Settings
 from chatapi.storage.history import ConversationHistory, StorageProblem
@@ -156,6 +157,8 @@ class Appliance:
             self.engines, self.transcriber, self.speaker_labeller, settings, longest
         )
         self.jobs.offer(self.transcription_jobs.kind)
+        self.conversion_jobs = ConversionJobs(self.engines, self.voice_conversion, settings)
+        self.jobs.offer(self.conversion_jobs.kind)
         self.captions = CaptionService(self.engines, self.transcriber, settings, self.metrics)
         admission = Admission("commands", settings.limits.concurrent, WAITING_COMMANDS)
         self.command_recognition = CommandRecognition(self.engines, admission, settings, self.active)
@@ -170,7 +173,7 @@ class Appliance:
     async def running(self) -> AsyncIterator[Appliance]:
         """The lifetime of the appliance: nothing is loaded on entry; leaving closes every engine."""
         self.metrics.lag.start()
-        self.transcription_jobs.loop = asyncio.get_running_loop()
+        self.transcription_jobs.loop = self.conversion_jobs.loop = asyncio.get_running_loop()
         await self.command_teaching.restore()
         try:
             yield self

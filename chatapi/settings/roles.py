@@ -100,7 +100,9 @@ class VoiceConverterSettings(OnDemandRoleSettings):
     threads: int = Field(0, ge=0, le=64)
     """Number of threads; 0: half of the cores, at least one."""
     max_seconds: float = Field(600, gt=0, le=3600)
-    """Longest recording that is converted, in seconds."""
+    """Longest recording that is converted while the client waits, in seconds; a longer one becomes a job."""
+    max_job_seconds: float = Field(14_400, gt=0)
+    """Longest recording of a job, in seconds."""
     max_live: int = Field(1, ge=0, le=16)
     """Largest number of live conversions at once; 0: none."""
     max_voices: int = Field(100, ge=0, le=10_000)

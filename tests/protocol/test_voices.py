@@ -16,7 +16,7 @@ import pytest
 from chatapi.audio import RATE, Audio, Samples, wav
 from chatapi.audio.decode import decode
 from chatapi.auth import add as add_key
-from conftest import RunningServer, tone
+from conftest import RunningServer, encode_audio, tone
 from test_cli import run
 
 CONSENT = "my own voice"
@@ -200,3 +200,33 @@ def secured_voices(fake_settings: Any) -> Iterator[tuple[RunningServer, str, str
     keys = [add_key(chosen.data, name, ["voices"]) for name in ("one", "two")]
     with serving(chosen) as running:
         yield running, keys[0], keys[1]
+
+
+def test_sources_and_clips_of_every_kind_give_a_sensible_result(shared_server: RunningServer) -> None:
+    """Source and clip the same; telephone quality; half of a file."""
+    flac = encode_audio(tone(4, 880), RATE, "flac", "flac")
+    for source, target in (
+        (clip(), clip()),
+        (encode_audio(tone(1.5, 440, 8000), 8000, "pcm_mulaw"), wav(Audio(tone(4, 880, 8000), 8000))),
+        (flac[: len(flac) // 2], encode_audio(tone(8, 880), RATE, "flac", "flac")),
+    ):
+        form = [*files(source, part="source"), *files(target, part="targets")]
+        reply = shared_server.client.post("/conversions", data={"consent": CONSENT}, files=form)
+        assert reply.status_code == 200, reply.text
+        assert hertz(reply.content) == pytest.approx(880, abs=5)
+
+
+def test_ten_targets_of_ten_minutes_are_rejected_before_work(shared_server: RunningServer) -> None:
+    target = wav(Audio(tone(600, 880, 8000), 8000))
+    form = [*files(SOURCE, part="source"), *files(*[target] * 3, part="targets")]
+    reply = shared_server.client.post("/conversions", data={"consent": CONSENT}, files=form)
+    assert reply.status_code == 413 and reply.json()["code"] == "audio_too_long", reply.text
+
+
+def test_the_quality_of_clips_is_told_and_nothing_stored(shared_server: RunningServer) -> None:
+    reply = shared_server.client.post("/voices/quality", files=files(clip(35), clip(2)))
+    assert reply.status_code == 200 and reply.json()["warnings"] == [], reply.text
+    assert 36 <= reply.json()["speech_seconds"] <= 38
+    assert shared_server.client.get("/voices").json()["voices"] == []
+    reply = shared_server.client.post("/voices/quality", files=files(clip(1)))
+    assert (reply.status_code, reply.json()["code"]) == (422, "voice_too_short")

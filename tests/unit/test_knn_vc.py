@@ -287,7 +287,8 @@ def test_a_window_that_knows_everything_is_a_part_of_the_whole(engine: KnnVc) ->
     source, reference = hum(3), kept(engine, hum(4, seed=1))
     whole = np.concatenate([each.samples for each in engine.convert(source, reference)])
     memory = engine._sources.of("known")
-    memory.add(np.concatenate([engine._features(memory.levelled(source, 0, len(source)))] * 20))
+    learned = kept(engine, memory.levelled(source, 0, len(source))).astype(np.float32)
+    memory.add(np.concatenate([learned] * 20))
     first = np.concatenate([each.samples for each in engine.convert(source, reference, source="known")])
     window = ConversionWindow(RATE, 2 * RATE)
     part = np.concatenate([each.samples for each in engine.convert(source, reference, source="known", window=window)])
@@ -315,3 +316,16 @@ def test_speakers_are_known_by_name_and_the_oldest_is_forgotten() -> None:
     for number in range(64):
         memories.of(f"other {number}")
     assert memories.of("first") is not first
+
+
+def test_the_envelope_of_the_source_is_mixed_in_without_its_harmonics() -> None:
+    rng = np.random.default_rng(7)
+    pool = matching.TargetPools(4).of(rng.normal(2, 3, (50, 4 + 80)).astype(np.float32))
+    found, own = pool.bands[:6], rng.normal(-1, 2, (6, 80)).astype(np.float32)
+    mean, spread = own.mean(axis=0), own.std(axis=0)
+    # A source whose envelope is that of the target already changes nothing.
+    same = (found - pool.mean[4:]) / (pool.spread[4:] + 1e-5)
+    assert np.allclose(matching.articulated(found, same, np.zeros(80), np.ones(80) - 1e-5, pool), found, atol=1e-3)
+    changed = matching.articulated(found, own, mean, spread, pool) - found
+    coefficients = np.abs(np.fft.rfft(np.concatenate([changed, changed[:, ::-1]], axis=1), axis=1))
+    assert coefficients[:, : matching.ENVELOPE].max() > 1 and coefficients[:, matching.ENVELOPE :].max() < 1e-3

@@ -99,16 +99,19 @@ class KnnVc:
             if stop():
                 return None
             parts.append(self._features(levelled[first : first + WINDOW]))
-        query, pool = np.concatenate(parts), self._pools.of(reference)
+        features, pool = np.concatenate(parts), self._pools.of(reference)
+        own = matching.at_times(self._spectrograms.of(levelled), HOP / OUTPUT_RATE, FRAME / RATE, len(features))
         within = slice(window.start // FRAME, -(-window.end // FRAME))
-        memory.add(query[within][audible[within]])
-        query = matching.normalized(query, *memory.statistics(pool.mean, pool.spread))
+        memory.add(np.concatenate([features, own], axis=1)[within][audible[within]])
+        mean, spread = memory.statistics(pool.mean, pool.spread)
+        query = matching.normalized(features, mean[: self._width], spread[: self._width])
         found = []
         for first in range(0, len(query), matching.BLOCK):
             if stop():
                 return None
             found.append(matching.matched(query[first : first + matching.BLOCK], pool.features, pool.bands))
-        return np.concatenate(found)
+        bands = slice(self._width, None)
+        return matching.articulated(np.concatenate(found), own, mean[bands], spread[bands], pool)
 
     def _spoken(
         self, found: Samples, audible: Samples, position: int, samples: tuple[int, int], stop: Stop

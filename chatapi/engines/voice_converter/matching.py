@@ -16,6 +16,10 @@ from chatapi.audio import Samples
 NEIGHBOURS = 4
 """Frames of the target of which each frame of the result is the mean. With 1 of the 25 s 19.2 % of the words were
 wrong, with 8 8.2 %, with 4 5.5 %."""
+ARTICULATION, ENVELOPE = 0.7, 16
+"""Share of the source's own envelope in the result, and cosine waves over the bands of which an envelope consists.
+Of 19 s of a man to 24 s of a woman 57 % of the words were wrong without that (Resemblyzer's likeness .84), 26 % with a
+half (.78), 12 % with 0.7 (.76); with a half of all bands 8 %, but in the pitch of the source (.70)."""
 BLOCK = 256
 """Frames of the source that are compared at once: with 10 minutes of reference 31 MB of similarities."""
 
@@ -25,9 +29,9 @@ class TargetPool:
     """A reference, ready to be matched."""
 
     mean: Samples
-    """Of its features, of shape (width,)."""
+    """Of its rows, of shape (width + bands,)."""
     spread: Samples
-    """Their standard deviation, of shape (width,)."""
+    """Their standard deviation, of shape (width + bands,)."""
     features: Samples
     """Normalized, of shape (frames, width)."""
     bands: Samples
@@ -47,9 +51,10 @@ class TargetPools:
         # From another process the same reference comes in another place of memory.
         key = (reference.shape, reference[:: max(1, len(reference) // 50)].tobytes())
         if self._pool is None or key != self._key:
-            features, bands = (part.astype(np.float32) for part in np.split(reference, [self._width], axis=1))
-            mean, spread = features.mean(axis=0), features.std(axis=0)
-            self._key, self._pool = key, TargetPool(mean, spread, normalized(features, mean, spread), bands)
+            rows, width = reference.astype(np.float32), self._width
+            mean, spread = rows.mean(axis=0), rows.std(axis=0)
+            features = normalized(rows[:, :width], mean[:width], spread[:width])
+            self._key, self._pool = key, TargetPool(mean, spread, features, rows[:, width:].copy())
         return self._pool
 
 
@@ -72,6 +77,20 @@ def matched(query: Samples, pool: Samples, values: Samples) -> Samples:
     nearest = np.argpartition(similarity, len(pool) - count, axis=1)[:, len(pool) - count :]
     found: Samples = values[nearest].mean(axis=1)
     return found
+
+
+def articulated(found: Samples, own: Samples, mean: Samples, spread: Samples, pool: TargetPool) -> Samples:
+    """Bands of the target, of shape (frames, bands), with a share of the source's own spectral envelope.
+
+    `own`: the source's bands, `mean` and `spread` its statistics. The bands are brought to the target's mean and
+    spread; of what then differs, only the envelope is taken, since the harmonics are those of the source's pitch.
+    """
+    bands = found.shape[1]
+    mapped = (own - mean) / (spread + np.float32(1e-5)) * pool.spread[-bands:] + pool.mean[-bands:]
+    waves: Samples = np.cos(np.pi * np.arange(ENVELOPE)[:, None] * (np.arange(bands) + 0.5) / bands).astype(np.float32)
+    waves = waves / np.linalg.norm(waves, axis=1, keepdims=True)
+    result: Samples = found + np.float32(ARTICULATION) * ((mapped - found) @ waves.T @ waves)
+    return result
 
 
 def at_times(rows: Samples, have: float, want: float, count: int) -> Samples:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Request
@@ -83,6 +84,7 @@ def router(appliance: Appliance) -> APIRouter:
     """All routes of this module."""
     routes = APIRouter(responses=problems(*EVERYWHERE))
     _add_list(routes, appliance)
+    _add_quality(routes, appliance)
     _add_voice(routes, appliance.voice_conversion)
     return routes
 
@@ -108,6 +110,25 @@ def _add_list(routes: APIRouter, appliance: Appliance) -> None:
         form = await receive_voice_form(request, ("name", "consent"), sourced=False)
         name, consent = checked_name(form.texts.get("name", "")), checked_consent(form.texts.get("consent", ""))
         return (await service.add(name, consent, form.clips, own_id(holder_of(request)))).document()
+
+
+def _add_quality(routes: APIRouter, appliance: Appliance) -> None:
+    service = appliance.voice_conversion
+    clips = {"type": "array", "items": openapi.BINARY, "minItems": 1}
+    schema = {"type": "object", "properties": {"clips": clips}, "required": ["clips"]}
+
+    @routes.post(
+        "/voices/quality",
+        summary="The quality of clips, before a voice is made of them; nothing is stored",
+        response_model=QualityModel,
+        responses=problems(400, 408, 413, 415, 422, 503, 507),
+        openapi_extra={"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": schema}}}},
+    )
+    async def quality(request: Request) -> dict[str, Any]:
+        appliance.require_ready()
+        service.check_admission()
+        form = await receive_voice_form(request, (), sourced=False)
+        return asdict(await service.quality(form.clips))
 
 
 def _add_voice(routes: APIRouter, service: VoiceConversion) -> None:

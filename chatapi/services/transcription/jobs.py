@@ -8,27 +8,24 @@ They run in the thread of the job, and the engines on the event loop; every wait
 from __future__ import annotations
 
 import asyncio
-import concurrent.futures
 import json
 import logging
 import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-import anyio
-
 from chatapi.audio import RATE, Audio, Samples, playback_copy, wav
 from chatapi.audio.decode import blocks, decode, duration
 from chatapi.audio.skipped import Skipped
-from chatapi.errors import ChatapiError, EngineFailed, InternalError, NotReady, collapse_exception_group
+from chatapi.errors import ChatapiError, EngineFailed, InternalError, NotReady
 from chatapi.jobs import JobKind, JobRecord, JobSteps, Step, StepRun
 from chatapi.runtime.admission import Priority
 from chatapi.runtime.workers import Engines
+from chatapi.services.loop_work import POLL_SECONDS, wait_for
 from chatapi.services.transcription import parts, transcript_files, url_source, web_page
 from chatapi.services.transcription.decoded_file import too_long
 from chatapi.services.transcription.job_parameters import KIND, TranscriptionParameters
@@ -49,8 +46,6 @@ log = logging.getLogger(__name__)
 
 SOURCE = "source"
 """Name of the file in the job's folder that has the uploaded recording, and of the fetched one in its step's folder."""
-POLL_SECONDS = 0.2
-"""Interval between checkpoints while an engine works, in seconds."""
 FREE_BYTES = 128 << 20
 """Memory that has to be free before a part is started, in bytes: a part takes a third of it beside the engines."""
 BEFORE_PARTS, AFTER_PARTS = 0.02, 0.97
@@ -229,35 +224,12 @@ class TranscriptionJobs:
     def _wait_for(self, work: Coroutine[Any, Any, T], report: Callable[[], None]) -> T:
         """The result of work on the event loop; `report` is called meanwhile, and what it raises cancels the work."""
         assert self.loop is not None  # noqa: S101 - set before a job runs
-        scope: anyio.CancelScope | None = None
 
-        async def cancellable() -> T:
-            nonlocal scope
-            # Its cancellation, unlike that of the task, reaches the threads of the work and waits for them.
-            with anyio.CancelScope() as scope:
-                return await work
-            raise asyncio.CancelledError
+        def reporting() -> None:
+            self.check_stopping()
+            report()
 
-        def cancel() -> None:
-            if scope is not None:
-                scope.cancel()
-            else:
-                future.cancel()
-                work.close()
-
-        future = asyncio.run_coroutine_threadsafe(cancellable(), self.loop)
-        try:
-            while not concurrent.futures.wait([future], POLL_SECONDS).done:
-                self.check_stopping()
-                report()
-            return future.result()
-        except Exception as error:
-            raise collapse_exception_group(error) from None
-        finally:
-            if not future.done():
-                with suppress(RuntimeError):
-                    # The loop is closed when it fails.
-                    self.loop.call_soon_threadsafe(cancel)
+        return wait_for(self.loop, work, reporting)
 
     def _write(
         self,

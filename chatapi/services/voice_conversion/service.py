@@ -18,6 +18,7 @@ from chatapi.runtime.admission import Admission, Priority
 from chatapi.runtime.workers import Engines
 from chatapi.services.transcription.speakers import SpeakerLabeller
 from chatapi.services.voice_conversion.cloned_voices import ClonedVoices, check_format
+from chatapi.services.voice_conversion.quality import QualityReport
 from chatapi.services.voice_conversion.references import ReferenceClip, ReferenceMaker
 from chatapi.services.voice_conversion.store import StoredVoice, VoiceStore, checked_consent, checked_name
 from chatapi.services.voice_conversion.stream_conversion import LIVE, RECORDED, StreamConversion, StreamTiming
@@ -58,9 +59,10 @@ class LiveConversion:
     stream: StreamConversion
 
 
-def mark(target: TargetVoice | Sequence[ReferenceClip]) -> str:
-    """The comment of recordings that are converted to a voice."""
-    return provenance.converted_comment(target.name if isinstance(target, TargetVoice) else UNNAMED)
+def mark(target: TargetVoice | Sequence[ReferenceClip] | str) -> str:
+    """The comment of recordings that are converted to a voice, or to the one of this name."""
+    name = target if isinstance(target, str) else target.name if isinstance(target, TargetVoice) else UNNAMED
+    return provenance.converted_comment(name)
 
 
 class VoiceConversion:
@@ -95,6 +97,11 @@ class VoiceConversion:
             return StoredVoice(identity, name, created, consent, owner, made.format, made.clips, made.quality)
 
         return await anyio.to_thread.run_sync(self.store.add, voice, made.rows)
+
+    async def quality(self, clips: Sequence[ReferenceClip]) -> QualityReport:
+        """What the clips of a voice are like. Raises Busy, and what `ReferenceMaker.make` raises."""
+        async with self._admission.admitted(Priority.REQUEST):
+            return (await self._references.make(clips)).quality
 
     async def voices(self, owner: str | None = None) -> list[StoredVoice]:
         """The voices, by name."""
@@ -134,11 +141,28 @@ class VoiceConversion:
         async with self._admission.admitted(Priority.REQUEST):
             audio = await anyio.to_thread.run_sync(decode, source, self._most)
             if not isinstance(target, TargetVoice):
-                target = TargetVoice(UNNAMED, (await self._references.make(target, False, speech_only)).rows)
+                target = await self._target_of(target, speech_only)
             rate = (await self._worker.open()).rate
             conversion = self._conversion(target, RECORDED, Priority.REQUEST)
             async with aclosing(_whole(conversion, audio.samples)) as chunks:
                 yield ConvertedSpeech(rate, chunks)
+
+    async def target_of(self, clips: Sequence[ReferenceClip]) -> TargetVoice:
+        """The voice of clips. Raises Busy, and what `ReferenceMaker.make` raises."""
+        async with self._admission.admitted(Priority.REQUEST):
+            return await self._target_of(clips, True)
+
+    async def _target_of(self, clips: Sequence[ReferenceClip], speech_only: bool) -> TargetVoice:
+        return TargetVoice(UNNAMED, (await self._references.make(clips, False, speech_only)).rows)
+
+    @asynccontextmanager
+    async def convert_part(self, samples: Samples, target: TargetVoice, source: str) -> AsyncIterator[ConvertedSpeech]:
+        """A part of a recording of a job, 16 kHz mono. It takes no place in the queue, because more urgent work goes
+        first. `source`: a name of who speaks. Raises the errors of the engine."""
+        rate = (await self._worker.open()).rate
+        conversion = StreamConversion(self._worker, target.rows, RECORDED, Priority.BULK, source)
+        async with aclosing(_whole(conversion, samples)) as chunks:
+            yield ConvertedSpeech(rate, chunks)
 
     @asynccontextmanager
     async def live(self, target: TargetVoice, timing: StreamTiming = LIVE) -> AsyncIterator[LiveConversion]:

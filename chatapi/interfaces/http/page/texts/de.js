@@ -1,6 +1,7 @@
 /** The texts of the page in German. A function takes the values that the text has. */
 
 import captions from '../captions/de.js';
+import voices from '../voices/de.js';
 
 export default {
   frame: {
@@ -15,6 +16,7 @@ export default {
     talk: 'Sprechen',
     transcribe: 'Transkribieren',
     captions: 'Untertitel',
+    voices: 'Stimmen',
   },
   states: {
     connecting: 'Verbinden',
@@ -235,6 +237,7 @@ export default {
     forward: (seconds) => `${seconds} Sekunden vor`,
   },
   captions,
+  voices,
   fault: {
     waiting: (title, seconds) => `${title}; neuer Versuch in ${seconds} s`,
     said: (words) => `Meldung der Box, auf Englisch: „${words}“`,

@@ -1,6 +1,7 @@
 /** The texts of the page in English. A function takes the values that the text has. */
 
 import captions from '../captions/en.js';
+import voices from '../voices/en.js';
 
 export default {
   frame: {
@@ -15,6 +16,7 @@ export default {
     talk: 'Talk',
     transcribe: 'Transcribe',
     captions: 'Captions',
+    voices: 'Voices',
   },
   states: {
     connecting: 'Connecting',
@@ -235,6 +237,7 @@ export default {
     forward: (seconds) => `${seconds} seconds forward`,
   },
   captions,
+  voices,
   fault: {
     waiting: (title, seconds) => `${title}; trying again in ${seconds} s`,
     said: (words) => words,
