@@ -39,8 +39,8 @@ WORDS = (
     "please",
     "table",
 )
-OTHERS = ("bottle", "chair", "market", "uncle", "paper", "phone", "street", "snow", "money", "twelve", "visit", "yellow",
-          "bird", "home", "north", "ready", "sleep", "power", "fish", "tonight")  # fmt: skip
+OTHERS = ("bottle", "chair", "market", "uncle", "paper", "phone", "street", "snow", "money", "twelve", "visit",
+          "yellow", "bird", "home", "north", "ready", "sleep", "power", "fish", "tonight")  # fmt: skip
 """Words that are never taught: what is taken for a command among them is a false accept."""
 LEAST = 0.6
 """`command.threshold`."""
@@ -116,7 +116,7 @@ class Judge:
         return next(self.engine.classify(samples)).embedding
 
     def round(self, shots: int, number: int) -> tuple[float, ...]:
-        """Share of the taught words recognized, and taken for another word; false accepts; own words before and after."""
+        """Shares of the taught words recognized, of those confused, of false accepts, of own words before and after."""
         random = np.random.default_rng(number)
         taught = sorted(random.choice(WORDS, 4, replace=False))
         teachers = {*random.permutation(np.unique(self.voices))[:27]}
