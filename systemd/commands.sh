@@ -18,7 +18,7 @@ caption|[OPTION...] [FILE|URL|-]|caption the microphone, a file or a stream whil
 say|[OPTION...] TEXT|synthesize speech into a file, or show the normalized text
 models|[list|fetch|verify|remove|engines|import|pack] [NAME...]|list, fetch, verify, remove, import or pack models
 compile|[OPTION...] MODEL|compile a model for this board, or check a compiled one
-commands|classify FILE...|classify a spoken command
+commands|[classify|submit|record|train|list|rollback|samples] [LABEL] [FILE...]|classify spoken commands, and teach new ones
 monitor|[OPTION...] [report | CONFIG.yml...]|monitor live streams for sounds, or report what was heard
 voices|[add|list|show|remove|export] [NAME]|add, list, show, remove or export voices for voice conversion
 convert|[OPTION...] FILE|say a recording in one of those voices

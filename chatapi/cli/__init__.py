@@ -231,7 +231,7 @@ COMMANDS: dict[str, tuple[Command, str, Callable[[argparse.ArgumentParser], None
     "say": (_say, "synthesize speech into a file, or show the normalized text", options.say),
     "models": (_models, "list, fetch, verify, remove, import or pack models", options.models),
     "compile": (_compile, "compile a model for this board, or check a compiled one", options.compile_),
-    "commands": (_commands, "classify a spoken command", options.commands),
+    "commands": (_commands, "classify spoken commands, and teach new ones", options.commands),
     "monitor": (_monitor, "monitor live streams for sounds, or report what was heard", options.monitor),
     "voices": (_voices, "add, list, show, remove or export voices for voice conversion", options.voices),
     "convert": (_convert, "say a recording in one of those voices", options.convert),

@@ -16,6 +16,7 @@ LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - compared, not l
 """Address that a server listens on -> address at which it answers on this machine."""
 POLL_SECONDS = 0.5
 """Time between two requests, in seconds."""
+WAV = {"Content-Type": "audio/wav"}
 TIMEOUT = 5.0
 """Longest time for a response, in seconds; a slower server is not healthy."""
 
@@ -36,13 +37,16 @@ def request(
 ) -> httpx.Response:
     """The server's response. Raises httpx.TransportError when there is no server or no response in time, SettingsError.
 
-    The API key is sent only to this machine's server: over TLS it must present the certificate of these settings.
+    `body`: a WAV file, or a document that is sent as JSON. The API key is sent only to this machine's server: over TLS
+    it must present the certificate of these settings.
     """
     table = settings.server
     trusted = _trusted(settings) if table.tls else False
     # A proxy for outgoing requests must not see requests to this machine.
     timeout = httpx.Timeout(TIMEOUT, read=seconds)
     with httpx.Client(verify=trusted, timeout=timeout, trust_env=False, headers=_key(settings)) as client:
+        if isinstance(body, bytes):
+            return client.request(method, _address(table) + path, content=body, headers=WAV)
         return client.request(method, _address(table) + path, json=body)
 
 

@@ -264,9 +264,18 @@ def bench(parser: argparse.ArgumentParser) -> None:
 
 
 def commands(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("action", choices=("classify",), help="classify: which command each clip is")
-    parser.add_argument("files", nargs="+", metavar="FILE", help="a clip of about a second; - reads standard input")
-    parser.add_argument("--json", action="store_true", help="print JSON, a line for each file")
+    parser.add_argument(
+        "action",
+        choices=("classify", "submit", "record", "train", "list", "rollback", "samples"),
+        help="classify: which command each clip is; the others teach the running server: submit LABEL FILE..., "
+        "record LABEL, train, list its versions, rollback [VERSION], samples",
+    )
+    parser.add_argument(
+        "files", nargs="*", metavar="FILE", help="a clip of about a second; - reads standard input; or a LABEL first"
+    )
+    parser.add_argument("--count", type=int, default=5, help="`record`: how many samples (default: 5)")
+    parser.add_argument("-o", "--output", type=Path, help="`samples`: a tar archive of them, instead of a list")
+    parser.add_argument("--json", action="store_true", help="print JSON, a line for each clip, sample or version")
 
 
 def monitor(parser: argparse.ArgumentParser) -> None:

@@ -232,6 +232,18 @@ async def test_wake_word_is_detected_every_time(fake_appliance: RunAppliance) ->
     assert [each.timestamp for each in found] == pytest.approx([1020, 2320], abs=60)
 
 
+async def test_requested_commands_are_detected(fake_appliance: RunAppliance) -> None:
+    samples = np.concatenate([SILENCE, tone(0.5, 450), SILENCE, SILENCE, tone(0.5, 450), SILENCE])
+    async with fake_appliance() as appliance, open_to_wyoming(appliance) as (_, port):
+        found = [
+            Detection.from_event(each)
+            for each in await ask(port, Detect(names=["Beep"]), *audio_events(samples), Describe(), end=["info"])
+            if each.type == "detection"
+        ]
+        silent = await ask(port, Detect(names=["beep"]), *audio_events(SILENCE), end=["not-detected"])
+    assert [each.name for each in found] == ["beep", "beep"] and types(silent) == ["not-detected"]
+
+
 async def test_wake_word_is_detected_without_an_audio_start(fake_appliance: RunAppliance) -> None:
     chunks = audio_events(np.concatenate([tone(1.0), WAKE_WORD, SILENCE]))[1:-1]
     async with fake_appliance() as appliance, open_to_wyoming(appliance) as (_, port):

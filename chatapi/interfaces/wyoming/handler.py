@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import aclosing
 from typing import Protocol
 
@@ -15,11 +15,12 @@ from chatapi.audio import RATE, Audio, Samples
 from chatapi.audio.pcm import Pcm
 from chatapi.auth import KeyHolder
 from chatapi.engines import Voice
-from chatapi.errors import ChatapiError, TooLarge, Unprocessable, WrongMode
+from chatapi.errors import ChatapiError, ModelError, TooLarge, Unprocessable, WrongMode
 from chatapi.events import TextDelta, TextWithdrawn, TurnStarted
 from chatapi.interfaces.wyoming import events as wire
 from chatapi.interfaces.wyoming.framing import WyomingEvent
 from chatapi.interfaces.wyoming.info import PROGRAM, has_wake_word, info, wake_word
+from chatapi.services.command_recognition.spotting import CommandSpotter
 from chatapi.services.turns.completion import Turn
 from chatapi.services.turns.run import ClientDisconnected
 from chatapi.services.wake_word import WakeWordListener
@@ -56,7 +57,9 @@ class WyomingHandler:
         self._holder = holder
         self._request = wire.Transcribe()
         self._audio_handler = self._transcribe
-        """Handler of audio: transcription or wake-word detection, whichever the client requested last."""
+        """Handler of audio: transcription or detection, whichever the client requested last."""
+        self._detected_commands: frozenset[str] = frozenset()
+        """The commands that are detected, where no wake word is."""
         self._handlers: dict[str, Callable[[WyomingEvent], Awaitable[None]]] = {
             "describe": self._describe,
             "select-program": self._select,
@@ -104,6 +107,9 @@ class WyomingHandler:
 
     async def _select_detection(self, event: WyomingEvent) -> None:
         names = wire.read(wire.Detect, event).names
+        if commands := await self._commands(names or ()):
+            self._detected_commands, self._audio_handler = commands, self._detect_commands
+            return
         if not has_wake_word(self._appliance):
             raise WrongMode(
                 "the box has no wake word; `chatapi models list` shows models to fetch", code="no_wake_word"
@@ -114,6 +120,18 @@ class WyomingHandler:
                 f"wake word {names[0]!r} is not available; use {wake_word(self._appliance)}", code="unknown_wake_word"
             )
         self._audio_handler = self._detect
+
+    async def _commands(self, names: Iterable[str]) -> frozenset[str]:
+        """Those of the names that are commands; a wake word goes before a command of its name."""
+        wanted = {_folded(name) for name in names}
+        if not wanted or (has_wake_word(self._appliance) and _folded(wake_word(self._appliance)) in wanted):
+            return frozenset()
+        try:
+            labels = await self._appliance.command_recognition.labels()
+        except ModelError:
+            # The model is not installed.
+            return frozenset()
+        return frozenset(label for label in labels if _folded(label) in wanted)
 
     async def _handle_audio(self, event: WyomingEvent) -> None:
         try:
@@ -176,6 +194,18 @@ class WyomingHandler:
                     WyomingEvent("detection", {"name": wake_word(self._appliance), "timestamp": when})
                 )
             received += len(samples)
+        if not detected:
+            await self._client.send(WyomingEvent("not-detected"))
+
+    async def _detect_commands(self, audio: AsyncIterator[tuple[Samples, int | float | None]]) -> None:
+        """Detects the requested commands for as long as audio arrives, which may be without an end."""
+        spotter, detected = CommandSpotter(self._appliance.command_recognition), False
+        async for samples, timestamp in audio:
+            async for found in spotter.feed(samples):
+                if found.label in self._detected_commands:
+                    when = round(found.end * 1000) if timestamp is None else timestamp
+                    detected = True
+                    await self._client.send(WyomingEvent("detection", {"name": found.label, "timestamp": when}))
         if not detected:
             await self._client.send(WyomingEvent("not-detected"))
 

@@ -119,11 +119,11 @@ class CommandTraining:
             run.advance(steps / heads.STEPS, f"step {steps} of {heads.STEPS}: loss {loss:.3f}")
 
         rows = training_rows(replay, taught.labels, samples, embeddings)
-        found = _calibrated(
+        found = calibrated(
             heads.train(rows, taught.labels, engine.features, report), replay, engine.labels, self._least
         )
         plain = training_rows(replay, engine.labels, [], {})
-        first = _calibrated(
+        first = calibrated(
             heads.train(plain, engine.labels, engine.features, lambda *_: run.checkpoint()), replay, engine.labels,
             self._least,
         )  # fmt: skip
@@ -237,7 +237,8 @@ def judged_clips(
     return JudgedClips(np.concatenate(rows), [*names, *(each.label for each in held_out)], len(chosen))
 
 
-def _calibrated(head: LinearHead, replay: CommandReplay, model_labels: Sequence[str], least: float) -> LinearHead:
+def calibrated(head: LinearHead, replay: CommandReplay, model_labels: Sequence[str], least: float) -> LinearHead:
+    """A head with the temperature and the thresholds that fit the replay set's part for calibration."""
     chosen = _chosen(replay, 1, head.labels)
     places = _places(np.asarray(replay.labels)[chosen], replay, len(head.labels))
     taught = [place for place, label in enumerate(head.labels) if label not in model_labels]

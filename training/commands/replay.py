@@ -1,0 +1,172 @@
+"""Makes the replay sets of the command classifiers: embeddings of known clips, which keep them from forgetting.
+
+    python training/commands/replay.py OUT --engine tc_resnet --model command-words.onnx
+    python training/commands/replay.py OUT --engine whisper_words --model encoder.onnx
+
+OUT/clips.npz: by `speech.py`. Writes chatapi/engines/command/FEATURES.npz. Part 0 has voices of the split `train`,
+parts 1 and 2 have the other ones, half each; the voices, and the other words, are the same in every run.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+from augment import Augmenter
+from report import other_speech
+from words import COMMANDS, LABELS, UNKNOWN
+
+from chatapi.audio import RATE, Samples
+from chatapi.engines.command import whisper_words
+from chatapi.engines.command.replay_file import FOLDER
+from chatapi.engines.command.tc_resnet import TcResNet
+from chatapi.services.command_recognition import head as heads
+from chatapi.settings import Settings
+
+COUNTS = {0: (60, 500, 120), 1: (24, 300, 120), 2: (24, 300, 120)}
+"""Part -> clips of each command, of other words, and of background."""
+WIDTH = 96
+"""Numbers of an embedding of `whisper_words`."""
+
+Embed = Callable[[Samples], Samples]
+
+
+class Chosen:
+    """The clips of all parts, each a second."""
+
+    def __init__(self, file: Path) -> None:
+        self.audio: list[Samples] = []
+        self.words: list[str] = []
+        self.labels: list[int] = []
+        self.parts: list[int] = []
+        random = np.random.default_rng(11)
+        with np.load(file) as clips:
+            audio, lengths, words = clips["audio"], clips["length"], clips["word"]
+            voices, splits = clips["voice"], clips["split"]
+        tests = sorted({*voices[splits == "test"]})
+        part_of = {voice: 1 + place % 2 for place, voice in enumerate(tests)}
+        parts = np.array(
+            [part_of[voice] if split == "test" else 0 for voice, split in zip(voices, splits, strict=True)]
+        )
+        self.augmenter = Augmenter(np.random.default_rng(3).normal(0, 0.1, 200_000).astype(np.float32), 5)
+        speech = other_speech()
+        for part, (of_each, others, background) in COUNTS.items():
+            for label, word in enumerate(COMMANDS):
+                self._take(np.flatnonzero((parts == part) & (words == word)), of_each, part, label, random, audio,
+                           lengths, words)  # fmt: skip
+            places = np.flatnonzero((parts == part) & ~np.isin(words, COMMANDS))
+            self._take(places, others, part, len(COMMANDS), random, audio, lengths, words)
+            for number in range(background):
+                first = int(random.integers(0, len(speech) // 3 - RATE)) + part * (len(speech) // 3)
+                self._add(
+                    speech[first : first + RATE] if number % 2 else self.augmenter.nothing(), "", len(COMMANDS), part
+                )
+
+    def _take(
+        self, places: Any, most: int, part: int, label: int, random: Any, audio: Any, lengths: Any, words: Any
+    ) -> None:
+        for place in random.permutation(places)[:most]:
+            # Half as they are, in the middle of the second, and half as microphones hear them.
+            clip = audio[place][: lengths[place]]
+            sound = centred(clip) if random.random() < 0.5 else self.augmenter.clip(clip)
+            self._add(sound, str(words[place]), label, part)
+
+    def _add(self, sound: Samples, word: str, label: int, part: int) -> None:
+        self.audio.append(sound)
+        self.words.append(word)
+        self.labels.append(label)
+        self.parts.append(part)
+
+
+def centred(clip: Any) -> Samples:
+    """A clip in the middle of a second."""
+    placed = np.zeros(RATE, np.float32)
+    start = (RATE - len(clip)) // 2
+    placed[start : start + len(clip)] = clip / np.float32(32768)
+    return placed
+
+
+def discriminant(rows: Samples, words: Any, width: int) -> tuple[Samples, Samples]:
+    """The mean, and the projection (columns, width) in which clips of a word differ least and words most: Fisher's
+    linear discriminant analysis, with the words' covariance shrunk by a tenth towards a multiple of the identity."""
+    mean = rows.mean(axis=0)
+    centres = {word: rows[words == word].mean(axis=0) for word in {*words}}
+    inner = (rows - np.stack([centres[word] for word in words])).astype(np.float64)
+    within = inner.T @ inner / len(inner)
+    within = 0.9 * within + 0.1 * np.eye(len(within)) * np.trace(within) / len(within)
+    values, vectors = np.linalg.eigh(within)
+    whitening = vectors / np.sqrt(values)
+    between = (np.stack(list(centres.values())) - mean) @ whitening
+    _, _, turned = np.linalg.svd(between, full_matrices=False)
+    return mean.astype(np.float32), (whitening @ turned[:width].T).astype(np.float32)
+
+
+def whisper_parts(out: Path, model: Path, chosen: Chosen) -> tuple[dict[str, Any], Embed, str]:
+    """What the file of `whisper_words` has beside the replay set, its embedding, and its form."""
+    session = whisper_words.session(model)
+    with np.load(out / "clips.npz") as clips:
+        places = np.flatnonzero(clips["split"] == "train")
+        audio, lengths, words = clips["audio"], clips["length"], clips["word"]
+        random = np.random.default_rng(13)
+        places = random.permutation(places)[:4500]
+        rows = np.stack([
+            whisper_words.pooled(session, chosen.augmenter.clip(audio[place][: lengths[place]])) for place in places
+        ])  # fmt: skip
+        mean, projection = discriminant(rows, words[places], WIDTH)
+    extra = {"mean": mean, "projection": projection.astype(np.float16)}
+    projected = projection.astype(np.float16).astype(np.float32)
+
+    def embed(clip: Samples) -> Samples:
+        found: Samples = (whisper_words.pooled(session, clip) - mean) @ projected
+        return found
+
+    return extra, embed, whisper_words.features(model)
+
+
+def whisper_head(rows: Samples, chosen: Chosen, form: str) -> dict[str, Any]:
+    """Weights and bias of the model itself, trained on part 0 and with the temperature that fits part 1."""
+    labels, parts = np.array(chosen.labels), np.array(chosen.parts)
+    known = parts == 0
+    given = heads.TrainingRows(rows[known], labels[known], np.ones(int(known.sum()), np.float32))
+    head = heads.train(given, LABELS, form, lambda *_: None)
+    head = heads.calibrated(head, rows[parts == 1], labels[parts == 1], (), 0.0)
+    weights = head.weights / head.scale[:, None] / np.float32(head.temperature)
+    bias = (head.bias - head.mean / head.scale @ head.weights) / np.float32(head.temperature)
+    return {"weights": weights.astype(np.float32), "bias": bias.astype(np.float32)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--engine", choices=("tc_resnet", "whisper_words"), required=True)
+    parser.add_argument("--model", type=Path, required=True)
+    options = parser.parse_args()
+    chosen = Chosen(options.out / "clips.npz")
+    if options.engine == "tc_resnet":
+        model: Any = SimpleNamespace(files={"onnx": options.model})
+        engine = TcResNet(Settings(), [model])
+        extra, form = dict[str, Any](), engine.features
+        embed: Embed = lambda clip: next(engine.classify(clip)).embedding  # noqa: E731 - as the other's
+    else:
+        extra, embed, form = whisper_parts(options.out, options.model, chosen)
+    rows = np.stack([embed(clip) for clip in chosen.audio])
+    offset = (rows.max(axis=0) + rows.min(axis=0)) / 2
+    scale = np.maximum(1e-6, (rows.max(axis=0) - rows.min(axis=0)) / 254)
+    codes = np.round((rows - offset) / scale).astype(np.int8)
+    if extra:
+        extra |= whisper_head(codes * scale.astype(np.float32) + offset.astype(np.float32), chosen, form)
+    target = FOLDER / f"{form}.npz"
+    np.savez_compressed(
+        target, embeddings=codes, scale=scale.astype(np.float32), offset=offset.astype(np.float32),
+        labels=np.array(chosen.labels, np.int16), parts=np.array(chosen.parts, np.int16), words=np.array(chosen.words),
+        names=np.array(LABELS), **extra,
+    )  # fmt: skip
+    print(f"{target.name}: {len(rows)} clips, {target.stat().st_size} bytes; other sounds are {UNKNOWN}")
+
+
+if __name__ == "__main__":
+    main()
