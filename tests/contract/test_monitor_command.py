@@ -258,6 +258,10 @@ def test_recordings_are_monitored_and_every_clip_is_kept_where_wanted(tmp_path: 
         ("hls_hydrophone_id: a\nhls_stream_type: DateRangeHLS\nhls_start_time_pst: soon", "hls_start_time_pst"),
         ("hls_hydrophone_id: a\nhls_stream_type: LiveHLS\ninference_segment_size: 0", "inference_segment_size is 0"),
         ("orchestrator_config: {}\nlocation_config: []", "location_config"),
+        (
+            "hls_hydrophone_id: a\nhls_stream_type: LiveHLS\nmodel_config_overrides: {spectrogram: {n_fft: 512}}",
+            "spectrogram.n_fft is 512; only 2560 is supported",
+        ),
     ],
 )
 def test_a_wrong_configuration_is_named_before_any_work(tmp_path: Path, text: str, reason: str) -> None:
