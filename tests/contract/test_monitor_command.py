@@ -275,3 +275,24 @@ def test_a_report_of_nothing_is_no_success(tmp_path: Path) -> None:
     [found] = reported(tmp_path / "data", "--place", "bay", status=1)
     assert found["unmonitored_seconds"] == pytest.approx(86_400)
     assert "--from is 'x'" in run(tmp_path / "data", "report", "--from", "x", status=2)
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_it_and_stores_what_waits(tmp_path: Path, server: TreeServer, how: signal.Signals) -> None:
+    folder = server.folder(PLACE, time.time() - 200)
+    for _ in range(20):
+        folder.add(LOUD)
+    config = write(tmp_path, OLD.format(kind="LiveHLS").replace("hls_polling_interval: 60", "hls_polling_interval: 5"))
+    words = command(tmp_path / "data", config, "--base-url", server.base, "-o", str(tmp_path / "out"))
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    assert process.stdout is not None
+    for line in process.stdout:
+        if "detected" in line:
+            break
+    process.send_signal(how)
+    rest = process.communicate(timeout=60)[0]
+    assert process.returncode == 0, rest
+    with closing(CoverageLedger(tmp_path / "data" / "coverage.sqlite3")) as ledger:
+        assert ledger.to_store() == []
+        names = {each.name for each in ledger.detections(PLACE, 0, time.time())}
+    assert names and names == {path.stem for path in (tmp_path / "out" / "metadata").iterdir()}
