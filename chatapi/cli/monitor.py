@@ -18,7 +18,9 @@ import anyio
 from chatapi.cli.turn_io import loaded_appliance
 from chatapi.engines.sound_detector import orcahello
 from chatapi.errors import BadInput, ChatapiError, collapse_exception_group
+from chatapi.jobs.notifications import NotificationSender
 from chatapi.services.captions.guarded_http import GuardedHttp
+from chatapi.services.stream_monitoring.alerts import PlaceAlerts
 from chatapi.services.stream_monitoring.config import PlaceConfig, read
 from chatapi.services.stream_monitoring.hls_sources import DateRangeTree, LiveTree, Patience
 from chatapi.services.stream_monitoring.hls_tree import HlsTree
@@ -56,51 +58,69 @@ async def monitor(settings: Settings, chosen: argparse.Namespace) -> int:
             for name in dict.fromkeys(each.model for each in places if each.model and each.model != model):
                 _say(f"{name} is not installed here: the model that scores is {model}")
             parts = MonitorParts(ledger, outbox, appliance.engines.sound_detector, model, chosen.record_schema)
-            failed = await _run(places, parts, chosen)
+            alerts = PlaceAlerts(NotificationSender.of(settings.notify))
+            running = _Run(parts, alerts, chosen.max_iterations)
+            await running.run(places)
         outbox.send()
     if outbox.fault:
         _say(f"detections wait for their store: {outbox.fault}")
-    return 1 if failed or outbox.fault else 0
+    return 1 if running.failed or outbox.fault else 0
 
 
-async def _run(places: Sequence[PlaceConfig], parts: MonitorParts, chosen: argparse.Namespace) -> list[str]:
-    """Monitor all places at once. Returns those that failed."""
-    trust, failed = ssl.create_default_context(), []
+class _Run:
+    """All places at once, until they end or a signal arrives."""
 
-    async def one(place: PlaceConfig) -> None:
+    def __init__(self, parts: MonitorParts, alerts: PlaceAlerts, most_clips: int | None) -> None:
+        self._parts, self._alerts, self._most = parts, alerts, most_clips
+        self._trust = ssl.create_default_context()
+        self.failed: list[str] = []
+        """Places that ended with an error."""
+
+    async def run(self, places: Sequence[PlaceConfig]) -> None:
         try:
-            source = _source(place, parts.ledger, trust)
+            async with anyio.create_task_group() as group:
+                group.start_soon(_stop, group.cancel_scope)
+                group.start_soon(send_outbox, self._parts.outbox, SEND_SECONDS)
+                group.start_soon(self._alerts.run)
+                async with anyio.create_task_group() as running:
+                    for place in places:
+                        running.start_soon(self._place, place)
+                group.cancel_scope.cancel()
+        except Exception as error:
+            raise collapse_exception_group(error) from None
+
+    async def _place(self, place: PlaceConfig) -> None:
+        try:
+            source = _source(place, self._parts.ledger, self._trust)
             _say(f"Listening to location {source.address}")
-            monitored = PlaceMonitor(place, source, parts, _show, chosen.max_iterations)
+            monitored = PlaceMonitor(place, source, self._parts, self._show, self._most)
             async with anyio.create_task_group() as group:
                 if place.is_live:
-                    group.start_soon(monitored.watch, lambda state: _say(f"{place.location.id}: {state}"))
+                    group.start_soon(monitored.watch, lambda state: self._changed(place, state))
                 await monitored.run()
                 group.cancel_scope.cancel()
         except Exception as caught:
             error = collapse_exception_group(caught)
             if not isinstance(error, ChatapiError):
                 raise
-            failed.append(place.location.id)
+            self.failed.append(place.location.id)
             _say(f"{place.location.id}: {error.message}")
 
-    async def stop(scope: anyio.CancelScope) -> None:
-        with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-            async for _ in signals:
-                scope.cancel()
-                return
+    def _show(self, clip: JudgedClip) -> None:
+        _show(clip)
+        self._alerts.clip(clip)
 
-    try:
-        async with anyio.create_task_group() as group:
-            group.start_soon(stop, group.cancel_scope)
-            group.start_soon(send_outbox, parts.outbox, SEND_SECONDS)
-            async with anyio.create_task_group() as running:
-                for place in places:
-                    running.start_soon(one, place)
-            group.cancel_scope.cancel()
-    except Exception as error:
-        raise collapse_exception_group(error) from None
-    return failed
+    def _changed(self, place: PlaceConfig, state: str) -> None:
+        _say(f"{place.location.id}: {state}")
+        self._alerts.state(place.location.name, state)
+
+
+async def _stop(scope: anyio.CancelScope) -> None:
+    """End at a signal. What is not scored yet is scored after the next start."""
+    with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        async for _ in signals:
+            scope.cancel()
+            return
 
 
 def _source(place: PlaceConfig, ledger: CoverageLedger, trust: ssl.SSLContext) -> SoundSource:

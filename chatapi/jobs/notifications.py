@@ -41,6 +41,11 @@ class NotificationSender(OutboxSender):
         super().__init__("notification", url, url.partition(":")[0], settings.events, f"notify{number}")
         self._link = settings.link.rstrip("/")
 
+    @property
+    def service(self) -> str:
+        """The scheme of its URL, for the log."""
+        return self._host
+
     @staticmethod
     def of(settings: NotifySettings) -> list[NotificationSender]:
         """A sender for each service of the settings, because each is tried again by itself. Raises SettingsError."""
@@ -55,12 +60,17 @@ class NotificationSender(OutboxSender):
         """One attempt. Raises NotDelivered."""
         try:
             text = await anyio.to_thread.run_sync(self._text, change)
+        except ChatapiError as error:
+            raise NotDelivered(error.message) from None
+        await self.say(text)
+
+    async def say(self, text: str) -> None:
+        """One attempt to send a sentence that is about no job. Raises NotDelivered."""
+        try:
             with anyio.fail_after(SEND_SECONDS):
                 accepted = await anyio.to_thread.run_sync(self._notify, text, abandon_on_cancel=True)
         except TimeoutError:
             raise NotDelivered(f"no answer within {SEND_SECONDS:g} seconds") from None
-        except ChatapiError as error:
-            raise NotDelivered(error.message) from None
         if not accepted:
             raise NotDelivered("the service did not accept it")
 

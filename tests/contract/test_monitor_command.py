@@ -258,6 +258,10 @@ def test_recordings_are_monitored_and_every_clip_is_kept_where_wanted(tmp_path: 
         ("hls_hydrophone_id: a\nhls_stream_type: DateRangeHLS\nhls_start_time_pst: soon", "hls_start_time_pst"),
         ("hls_hydrophone_id: a\nhls_stream_type: LiveHLS\ninference_segment_size: 0", "inference_segment_size is 0"),
         ("orchestrator_config: {}\nlocation_config: []", "location_config"),
+        (
+            "hls_hydrophone_id: a\nhls_stream_type: LiveHLS\nmodel_config_overrides: {spectrogram: {n_fft: 512}}",
+            "spectrogram.n_fft is 512; only 2560 is supported",
+        ),
     ],
 )
 def test_a_wrong_configuration_is_named_before_any_work(tmp_path: Path, text: str, reason: str) -> None:
@@ -271,3 +275,24 @@ def test_a_report_of_nothing_is_no_success(tmp_path: Path) -> None:
     [found] = reported(tmp_path / "data", "--place", "bay", status=1)
     assert found["unmonitored_seconds"] == pytest.approx(86_400)
     assert "--from is 'x'" in run(tmp_path / "data", "report", "--from", "x", status=2)
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_it_and_stores_what_waits(tmp_path: Path, server: TreeServer, how: signal.Signals) -> None:
+    folder = server.folder(PLACE, time.time() - 200)
+    for _ in range(20):
+        folder.add(LOUD)
+    config = write(tmp_path, OLD.format(kind="LiveHLS").replace("hls_polling_interval: 60", "hls_polling_interval: 5"))
+    words = command(tmp_path / "data", config, "--base-url", server.base, "-o", str(tmp_path / "out"))
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    assert process.stdout is not None
+    for line in process.stdout:
+        if "detected" in line:
+            break
+    process.send_signal(how)
+    rest = process.communicate(timeout=60)[0]
+    assert process.returncode == 0, rest
+    with closing(CoverageLedger(tmp_path / "data" / "coverage.sqlite3")) as ledger:
+        assert ledger.to_store() == []
+        names = {each.name for each in ledger.detections(PLACE, 0, time.time())}
+    assert names and names == {path.stem for path in (tmp_path / "out" / "metadata").iterdir()}

@@ -8,8 +8,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
+import av
 import numpy as np
 
 from chatapi.engines import SOUND_RATE
@@ -25,6 +27,22 @@ def segment(seconds: float = 10, hertz: float = 0, level: float = 0.05) -> bytes
     else:
         samples = np.random.default_rng(1).normal(0, level, count)
     return encode([samples.astype(np.float32)], SOUND_RATE, "aac", "mpegts")
+
+
+def undivided(samples: np.ndarray, folder: Path) -> list[bytes]:
+    """Sound that is encoded as a whole and divided into segments of 10 s, as hydrophones do it. `folder`: scratch."""
+    pattern = str(folder / "live%03d.ts")
+    options = {"hls_time": "10", "hls_list_size": "0", "hls_segment_filename": pattern}
+    with av.open(str(folder / "live.m3u8"), "w", format="hls", options=options) as out:
+        stream = out.add_stream("aac", rate=SOUND_RATE, layout="mono")
+        stream.codec_context.open()
+        frame = av.AudioFrame.from_ndarray(samples.astype(np.float32)[None], format="flt", layout="mono")
+        frame.sample_rate = SOUND_RATE
+        to_codec = av.AudioResampler(format=stream.format, layout="mono", rate=SOUND_RATE, frame_size=1024)
+        for ready in [*to_codec.resample(frame), *to_codec.resample(None)]:
+            out.mux(stream.encode(ready))
+        out.mux(stream.encode())
+    return [file.read_bytes() for file in sorted(folder.glob("live*.ts"))]
 
 
 @dataclass

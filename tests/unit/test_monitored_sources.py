@@ -13,6 +13,7 @@ import pytest
 
 from broadcaster import broadcasting
 from chatapi.audio import Audio, wav
+from chatapi.audio.decode import decode
 from chatapi.engines import SOUND_RATE
 from chatapi.errors import BadInput
 from chatapi.services.captions.guarded_http import GuardedHttp
@@ -21,7 +22,7 @@ from chatapi.services.stream_monitoring.hls_tree import HlsTree
 from chatapi.services.stream_monitoring.ledger import Position
 from chatapi.services.stream_monitoring.other_sources import Broadcast, Recordings, started
 from chatapi.services.stream_monitoring.pieces import Found, Missing, Piece, SoundSource
-from hls_tree_server import TreeServer, segment, serving_trees
+from hls_tree_server import TreeServer, segment, serving_trees, undivided
 from media_files import encode
 
 pytestmark = pytest.mark.anyio
@@ -136,6 +137,23 @@ async def test_every_fault_costs_only_its_own_seconds(server: TreeServer) -> Non
     assert covered == pytest.approx(kinds[-1][1])
     assert all(before[1] == after[0] for before, after in itertools.pairwise(kinds))
     assert {kind for _, _, kind in rest} >= {"short", "silent"}
+
+
+async def test_joints_sound_as_in_the_undivided_stream(server: TreeServer, tmp_path: Path) -> None:
+    times = np.arange(40 * SOUND_RATE) / SOUND_RATE
+    sound = 0.1 * np.sin(2 * np.pi * 1000 * times) + np.random.default_rng(1).normal(0, 0.02, len(times))
+    contents = undivided(sound, tmp_path)[:4]
+    folder = server.folder(PLACE, EPOCH)
+    frames = [round(len(decode(each, None, SOUND_RATE).samples) / 1024) for each in contents]
+    for content, count in zip(contents, frames, strict=True):
+        folder.add(content, count * 1024 / SOUND_RATE)
+    whole = decode(b"".join(contents), None, SOUND_RATE).samples
+    found = await take(LiveTree(tree(server), None, QUICK, clock=lambda: FIRST + 100).found(), len(contents))
+    heard = np.concatenate([each.samples for each in found if isinstance(each, Piece)])
+    assert np.array_equal(heard, whole)
+    # By itself the first frame of a segment fades in.
+    alone = decode(contents[1], None, SOUND_RATE).samples
+    assert np.abs(alone - whole[frames[0] * 1024 :][: len(alone)]).max() > 0.05
 
 
 async def test_a_late_segment_is_waited_for(server: TreeServer) -> None:

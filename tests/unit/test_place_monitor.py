@@ -19,7 +19,7 @@ from chatapi.services.stream_monitoring.decision import V1Rule
 from chatapi.services.stream_monitoring.ledger import CoverageLedger, Stretch
 from chatapi.services.stream_monitoring.monitor import JudgedClip, MonitorParts, PlaceMonitor, scored
 from chatapi.services.stream_monitoring.outbox import PositiveOutbox
-from chatapi.services.stream_monitoring.pieces import Clip, Found, Missing, Piece, Take
+from chatapi.services.stream_monitoring.pieces import Found, Missing, Piece, SoundClip, Take
 from chatapi.settings import Settings
 from chatapi.storage.artifact_store import ArtifactStore
 
@@ -150,6 +150,6 @@ async def test_no_audio_is_an_alarm_and_no_detections_are_none(
 
 
 def test_windows_with_holes_between_them_do_not_count_as_one_stretch() -> None:
-    clip = Clip(T, np.zeros(SOUND_RATE * 10, np.float32))
+    clip = SoundClip(T, np.zeros(SOUND_RATE * 10, np.float32))
     windows = [SoundWindow(start, 2.0, (0.5,)) for start in (0, 2, 5)]
     assert scored(clip, windows, "m") == [Stretch(T, T + 4, "scored", "m"), Stretch(T + 5, T + 7, "scored", "m")]

@@ -23,8 +23,9 @@ MEL_BOTTOM_HZ, MEL_TOP_HZ = 0.0, 10_000.0
 POWER_FLOOR = 1e-10
 TOP_DB = 100.0
 """Range below the loudest value of a window, in dB."""
-FRAMES = 312
-"""Frames of a network's input: 4 s x 20,000 / 256, rounded down; a shorter window is padded with PADDING."""
+INPUT_SECONDS = 4.0
+FRAMES = int(INPUT_SECONDS * RATE / HOP)
+"""Frames of a network's input: 312; a shorter window is padded with PADDING."""
 PADDING = 0.0
 """Also a value in dB: a padded frame is loud, not silent. The networks were trained with it."""
 

@@ -75,6 +75,19 @@ KNOWN = (
 """Keys of a configuration."""
 
 
+FIXED: dict[str, dict[str, Any]] = {
+    "audio": {"downmix_mono": True, "resample_rate": orcahello.RATE},
+    "spectrogram": {
+        "sample_rate": orcahello.MEL_RATE, "n_fft": orcahello.FFT, "hop_length": orcahello.HOP,
+        "mel_n_filters": orcahello.MELS, "mel_f_min": orcahello.MEL_BOTTOM_HZ, "mel_f_max": orcahello.MEL_TOP_HZ,
+        "mel_f_pad": 0, "convert_to_db": True, "top_db": orcahello.TOP_DB,
+    },
+    "model": {"input_pad_s": orcahello.INPUT_SECONDS},
+    "inference": {"strict_segments": True},
+}  # fmt: skip
+"""Values of a model's configuration that cannot be changed: every known network was trained with them."""
+
+
 def read(file: Path) -> MonitorConfig:
     """Read a configuration. Raises BadInput (bad_monitor_config) with the file's name and what is wrong with it."""
     try:
@@ -192,6 +205,10 @@ def _model_config(table: Table, folder: Path) -> dict[str, Table]:
     overrides = _table(table.get("model_config_overrides") or {}, "model_config_overrides")
     for name, values in overrides.items():
         found[name] = {**found.get(name, {}), **_table(values or {}, name)}
+    for name, values in FIXED.items():
+        for key, value in values.items():
+            if found.get(name, {}).get(key, value) != value:
+                raise _bad(f"{name}.{key} is {found[name][key]!r}; only {value!r} is supported")
     return found
 
 

@@ -13,12 +13,12 @@ from dataclasses import dataclass
 import anyio
 import anyio.to_thread
 
-from chatapi.audio.decode import decode
 from chatapi.engines import SOUND_RATE
-from chatapi.errors import BadInput, ChatapiError, NotFound, TooLarge, Unprocessable, WaitAndRetry
+from chatapi.errors import BadInput, ChatapiError, NotFound, WaitAndRetry
 from chatapi.services.stream_monitoring.hls_tree import LONGEST_SEGMENT, HlsTree, TreeSegment
 from chatapi.services.stream_monitoring.ledger import Position
-from chatapi.services.stream_monitoring.pieces import TOLERANCE, Found, Missing, Reason, Take, checked
+from chatapi.services.stream_monitoring.pieces import TOLERANCE, Found, Missing, Reason, Take
+from chatapi.services.stream_monitoring.segment_decoder import SegmentDecoder
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +58,7 @@ class LiveTree:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._tree, self._resume, self._patience, self._clock = tree, resume, patience, clock
-        self._on_download = on_download
+        self._on_download, self._decoder = on_download, SegmentDecoder()
         self.state = "connecting"
         """live, or why there is no audio."""
 
@@ -156,7 +156,7 @@ class LiveTree:
                     yield Missing(segment.start, segment.seconds, reason, folder)
                     return
                 await anyio.sleep(self._patience.poll)
-        for each in await anyio.to_thread.run_sync(decoded, segment, data, folder):
+        for each in await anyio.to_thread.run_sync(self._decoder.pieces, segment, data, folder):
             yield each
 
 
@@ -171,7 +171,7 @@ class DateRangeTree:
     ) -> None:
         """`start` and `end` in seconds since 1970; `pause`: between two attempts, in seconds."""
         self._tree, self._start, self._end, self._pause = tree, start, end, pause
-        self._on_download = on_download
+        self._on_download, self._decoder = on_download, SegmentDecoder()
 
     @property
     def address(self) -> str:
@@ -216,18 +216,8 @@ class DateRangeTree:
                 return [Missing(segment.start, segment.seconds, "unreachable", folder)]
             except (NotFound, BadInput):
                 return [Missing(segment.start, segment.seconds, "not_found", folder)]
-            return await anyio.to_thread.run_sync(decoded, segment, data, folder)
+            return await anyio.to_thread.run_sync(self._decoder.pieces, segment, data, folder)
         raise AssertionError("the last attempt returns")
-
-
-def decoded(segment: TreeSegment, data: bytes, folder: str) -> list[Found]:
-    """A segment as pieces and gaps, decoded in a child process."""
-    try:
-        samples = decode(data, LONGEST_SEGMENT, SOUND_RATE).samples
-    except (BadInput, Unprocessable, TooLarge) as error:
-        log.warning("segment cannot be decoded", extra={"segment": segment.name, "reason": error.message})
-        return [Missing(segment.start, segment.seconds, "corrupt", folder)]
-    return checked(segment.start, segment.seconds, samples, folder)
 
 
 def within(found: Found, start: float, end: float) -> Found | None:

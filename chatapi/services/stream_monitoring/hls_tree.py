@@ -56,6 +56,9 @@ class HlsTree:
         """`base`: without the place, such as https://s3-us-west-2.amazonaws.com/bucket."""
         self._http, self._base, self._place = http, base.rstrip("/"), place
         self.address = f"{self._base}/{place}"
+        self._read = ("", "", b"")
+        """The folder, address and content of the playlist that was read last."""
+        self._segments: list[TreeSegment] = []
 
     async def latest(self) -> str:
         """The newest folder. Raises BadInput (bad_latest), and the errors of `GuardedHttp.opened`."""
@@ -88,7 +91,11 @@ class HlsTree:
     async def segments(self, folder: str) -> list[TreeSegment]:
         """The segments of a folder. Raises BadInput (bad_playlist), and the errors of `GuardedHttp.opened`."""
         url, text = await self._http.small(f"{self.address}/hls/{folder}/live.m3u8")
-        return _timed(text, url, float(folder) + AUDIO_OFFSET)
+        if (folder, url, text) != self._read:
+            # Reading one of 6 hours takes 50 ms, and most looks at it find it as it was.
+            self._segments = _timed(text, url, float(folder) + AUDIO_OFFSET)
+            self._read = (folder, url, text)
+        return self._segments
 
     async def content(self, segment: TreeSegment) -> bytes:
         """The bytes of a segment. Raises NotFound, BadInput (segment_too_large), WaitAndRetry."""

@@ -24,7 +24,7 @@ from chatapi.services.stream_monitoring.config import PlaceConfig
 from chatapi.services.stream_monitoring.decision import Decision
 from chatapi.services.stream_monitoring.ledger import CoverageLedger, Detection, Position, Stretch
 from chatapi.services.stream_monitoring.outbox import PositiveOutbox
-from chatapi.services.stream_monitoring.pieces import Clip, ClipCutter, Found, Missing, SoundSource
+from chatapi.services.stream_monitoring.pieces import ClipCutter, Found, Missing, SoundClip, SoundSource
 from chatapi.services.stream_monitoring.records import Schema, clip_name, record
 
 log = logging.getLogger(__name__)
@@ -124,7 +124,7 @@ class PlaceMonitor:
     async def _add(self, stretch: Stretch) -> None:
         await anyio.to_thread.run_sync(self._parts.ledger.add, self._place.location.id, [stretch])
 
-    async def _judge_all(self, clips: Sequence[Clip]) -> None:
+    async def _judge_all(self, clips: Sequence[SoundClip]) -> None:
         for clip in clips:
             judged = await self._patiently(self._judge, clip)
             self._on_clip(judged)
@@ -146,7 +146,7 @@ class PlaceMonitor:
             await anyio.sleep(pause)
             attempt, pause = attempt + 1, min(LONGEST_PAUSE, 2 * pause)
 
-    async def _judge(self, clip: Clip) -> JudgedClip:
+    async def _judge(self, clip: SoundClip) -> JudgedClip:
         """Score a clip, decide, keep its files if it is positive, and account for it in one transaction."""
         place, parts = self._place, self._parts
         engine = await parts.detector.open()
@@ -160,7 +160,7 @@ class PlaceMonitor:
         await anyio.to_thread.run_sync(self._account, clip, windows, decision, name)
         return JudgedClip(place, name, clip.start, clip.seconds, decision, len(windows))
 
-    def _account(self, clip: Clip, windows: Sequence[SoundWindow], decision: Decision, name: str) -> None:
+    def _account(self, clip: SoundClip, windows: Sequence[SoundWindow], decision: Decision, name: str) -> None:
         """Blocking. Raises StorageError, NotReady."""
         place, parts = self._place, self._parts
         detection = None
@@ -178,7 +178,7 @@ class PlaceMonitor:
             detection,
         )
 
-    def _files(self, clip: Clip, decision: Decision) -> dict[str, bytes]:
+    def _files(self, clip: SoundClip, decision: Decision) -> dict[str, bytes]:
         parts = self._parts
         document = record(self._place, clip.start, parts.model, decision, parts.outbox.store.url, parts.schema)
         return {
@@ -188,7 +188,7 @@ class PlaceMonitor:
         }
 
 
-def scored(clip: Clip, windows: Sequence[SoundWindow], model: str) -> list[Stretch]:
+def scored(clip: SoundClip, windows: Sequence[SoundWindow], model: str) -> list[Stretch]:
     """What of a clip is in a window, windows that touch joined."""
     found: list[Stretch] = []
     for each in windows:
@@ -210,7 +210,7 @@ async def send_outbox(outbox: PositiveOutbox, every: float) -> None:
         await anyio.sleep(every)
 
 
-def _wav(clip: Clip) -> bytes:
+def _wav(clip: SoundClip) -> bytes:
     return wav(Audio(clip.samples, SOUND_RATE))
 
 

@@ -85,7 +85,7 @@ def checked(start: float, seconds: float, samples: Samples, folder: str = "") ->
 
 
 @dataclass(frozen=True, eq=False)
-class Clip:
+class SoundClip:
     """Audio without a gap, which is judged as a whole."""
 
     start: float
@@ -107,7 +107,7 @@ class ClipCutter:
         self._start = self._end = 0.0
         self._folder = ""
 
-    def add(self, piece: Piece) -> list[Clip]:
+    def add(self, piece: Piece) -> list[SoundClip]:
         """The clips that are complete with this piece."""
         found = []
         if self._parts and (abs(piece.start - self._end) > TOLERANCE or piece.folder != self._folder):
@@ -118,14 +118,14 @@ class ClipCutter:
         self._end, self._folder = piece.end, piece.folder
         while sum(map(len, self._parts)) >= self._length:
             joined = np.concatenate(self._parts)
-            found.append(Clip(self._start, joined[: self._length], self._folder))
+            found.append(SoundClip(self._start, joined[: self._length], self._folder))
             rest = joined[self._length :]
             self._parts = [rest] if len(rest) else []
             # What is left ends where the piece does, so that small errors of lengths do not add up.
             self._start = self._end - len(rest) / SOUND_RATE
         return found
 
-    def gap(self) -> list[Clip]:
+    def gap(self) -> list[SoundClip]:
         """What was collected so far as a shorter clip, if anything was."""
         parts, self._parts = self._parts, []
-        return [Clip(self._start, np.concatenate(parts), self._folder)] if parts else []
+        return [SoundClip(self._start, np.concatenate(parts), self._folder)] if parts else []
