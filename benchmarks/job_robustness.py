@@ -22,7 +22,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -378,9 +378,7 @@ def _slowly(content: bytes) -> Iterator[bytes]:
         time.sleep(0.05)
 
 
-SCENARIOS: dict[str, Callable[[Path, argparse.Namespace], Verdict]] = {
-    "kills": kills, "disk": disk, "source": source, "upload": upload,
-}  # fmt: skip
+SCENARIOS = {each.__name__: each for each in (kills, disk, source, upload)}
 
 
 def main() -> int:

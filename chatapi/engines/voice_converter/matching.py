@@ -87,10 +87,10 @@ def articulated(found: Samples, own: Samples, mean: Samples, spread: Samples, po
     """
     bands = found.shape[1]
     mapped = (own - mean) / (spread + np.float32(1e-5)) * pool.spread[-bands:] + pool.mean[-bands:]
-    waves: Samples = np.cos(np.pi * np.arange(ENVELOPE)[:, None] * (np.arange(bands) + 0.5) / bands).astype(np.float32)
-    waves = (waves / np.linalg.norm(waves, axis=1, keepdims=True)).astype(np.float32)
-    result: Samples = found + np.float32(ARTICULATION) * ((mapped - found) @ waves.T @ waves)
-    return result
+    cosines = np.cos(np.pi * np.arange(ENVELOPE)[:, None] * (np.arange(bands) + 0.5) / bands)
+    waves: Samples = (cosines / np.linalg.norm(cosines, axis=1, keepdims=True)).astype(np.float32)
+    result = found + np.float32(ARTICULATION) * ((mapped - found) @ waves.T @ waves)
+    return result.astype(np.float32, copy=False)
 
 
 def at_times(rows: Samples, have: float, want: float, count: int) -> Samples:
