@@ -6,12 +6,14 @@ import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import ctranslate2  # type: ignore[import-untyped]
 import numpy as np
 import pytest
 
 from chatapi.audio import RATE, Samples
+from chatapi.audio.decode import decode
 from chatapi.bench.corpus import coloured
 from chatapi.bench.wer import word_error_rate, words
 from chatapi.engines import TranscriptionOptions
@@ -21,6 +23,7 @@ from chatapi.errors import ModelError
 from chatapi.settings import CTranslate2Settings as Table
 from chatapi.settings import Settings
 from conftest import installed_model
+from paths import CORPUS
 from test_whisper import SOUNDS, clip
 
 pytestmark = pytest.mark.real
@@ -52,6 +55,25 @@ def test_a_cancelled_transcription_yields_nothing_and_the_engine_stays_usable(en
     segments = list(english.transcribe(speech, "en", lambda: next(answers, True)))
     assert all(segment.end < 31 for segment in segments)
     assert transcript(english, "en-hello_world") == ["hello", "world"]
+
+
+@pytest.mark.parametrize(("sound", "passes"), [("silence", 1), ("white", 1), ("hum", 1), ("speech", 2)])
+def test_sound_of_no_speech_is_encoded_once(
+    english: CTranslate2, monkeypatch: pytest.MonkeyPatch, sound: str, passes: int
+) -> None:
+    encoded: list[int] = []
+    encode = english._encode
+
+    def counted(window: Samples, length: int, *others: Any) -> Any:
+        encoded.append(length)
+        return encode(window, length, *others)
+
+    monkeypatch.setattr(english, "_encode", counted)
+    # A command that the trimmed encoder is not sure of is encoded again.
+    unsure = decode(CORPUS / "commands" / "03-pico-en-GB.flac").samples
+    found = list(english.transcribe(unsure if sound == "speech" else SOUNDS[sound]()[:RATE], "en"))
+    assert len(encoded) == passes
+    assert bool(found) is (sound == "speech")
 
 
 def test_one_beam_transcribes_clear_speech(english: CTranslate2) -> None:

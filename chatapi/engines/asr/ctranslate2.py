@@ -140,16 +140,16 @@ class CTranslate2(WhisperTranscriber):
                 reliable = result.logprob >= RELIABLE and not result.hallucinated(seconds)
                 if result.segments and reliable and not repeats(result.text, 2):
                     return result.segments
+                if result.silent or stop():
+                    return ()
                 language = run.language
-            if stop():
-                return ()
             run = self._encode(window, self._encoder_samples(len(window), options), language, options)
             if not options.translate and not self.short(len(window)):
                 result = self._decode(run, beams=FIRST_BEAMS)
                 kept = result.kept(seconds) == result.segments and not result.hallucinated(seconds)
                 if result.segments and kept and result.logprob >= RELIABLE_LONG and not repeats(result.text, 2):
                     return () if stop() else result.segments
-                if stop():
+                if result.silent or stop():
                     return ()
             result = self._decode(run)
             if result.hallucinated(seconds) and not stop():
@@ -213,7 +213,7 @@ class CTranslate2(WhisperTranscriber):
         )
         groups = [each for each in self._timed_groups(found.sequences_ids[0], run.seconds) if self._text_of(each[0])]
         if not groups:
-            return WhisperResult((), 0.0)
+            return WhisperResult((), 0.0, found.no_speech_prob)
         text_ids = [each for ids, *_ in groups for each in ids]
         times, logprobs = (
             ([], found.scores * len(text_ids))

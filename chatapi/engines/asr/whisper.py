@@ -88,6 +88,11 @@ class WhisperResult:
         return " ".join(segment.text for segment in self.segments)
 
     @property
+    def silent(self) -> bool:
+        """Whether the model reports no speech, and no text is so likely that there is some nevertheless."""
+        return not self.segments and self.no_speech > NO_SPEECH
+
+    @property
     def clear(self) -> bool:
         """Whether the model is sure of speech and of the words."""
         return self.no_speech <= SPEECH and self.logprob >= CLEAR

@@ -41,6 +41,12 @@ _SOFTWARE = (
 )
 _STREET = "Street|St|Avenue|Ave|Road|Rd|Boulevard|Blvd|Drive|Dr|Lane|Ln|Way|Court|Ct|Place|Pl|Square|Terrace|Highway"
 
+_STATES = (
+    "A[KLRZ]|C[AOT]|D[CE]|FL|GA|HI|I[ADLN]|K[SY]|LA|M[ADEINOST]|N[CDEHJMVY]|O[HKR]|PA|PR|RI|S[CD]|T[NX]|UT|V[AT]|"
+    "W[AIVY]"
+)
+"""States of the USA as the mail abbreviates them: a ZIP code follows."""
+
 
 def _phone(found: re.Match[str]) -> str:
     """Digit by digit with a pause between groups."""
@@ -111,6 +117,10 @@ _TELEPHONE: tuple[Rule, ...] = (
     (r"\b([Ee]xt|extn|[Ee]xtension)\.? ?(\d{1,6})(?![\w.,]\d)", _extension),
 )
 _CODES: tuple[Rule, ...] = (
+    (
+        rf"(?<=, )()({_STATES}) (\d{{5}}(?:-\d{{4}})?){_NO_NUMBER_AFTER}{_NO_COUNT}",
+        lambda found: f"{found[2]} {spelled(found[3])}",
+    ),
     (rf"\b({_PRIVATE})({_LINK})({_PRIVATE_DIGITS}){_NO_NUMBER_AFTER}{_NO_PLURAL}", _code),
     (rf"\b({_REFERENCE})({_LINK})({_REFERENCE_DIGITS}){_NO_NUMBER_AFTER}", _code),
     (rf"\b({_REFERRED}|[Nn]umber)({_SAID_TO_BE})({_REFERENCE_DIGITS}){_NO_NUMBER_AFTER}", _code),

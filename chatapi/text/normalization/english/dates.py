@@ -157,6 +157,10 @@ _ISO: tuple[Rule, ...] = (
 _WORDED: tuple[Rule, ...] = (
     (rf"(?<![\w/.,-])((?:19|20)\d\d)-(0[1-9]|1[0-2])(?![\w-]|\.\d){_NO_SEASON}", _year_and_month),
     (r"(?<![\w/.,-])(1\d\d\d|20\d\d)[-–/](\d\d)(?![\w–-]|[.,/]\d)", _season),
+    (
+        rf"(?<=[AaPp][Mm] )({_WEEKDAY})\b(\.(?= [a-z])|)",
+        lambda found: _full_weekday(found[1]),
+    ),
     (rf"\b({_WEEKDAY})[-–]({_WEEKDAY})\b", _weekday_range),
     (rf"\b({MONTH})[-–]({MONTH})\b(?! \d)", _month_range),
     (

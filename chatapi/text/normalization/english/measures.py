@@ -36,10 +36,17 @@ _LIT = re.compile(
 )
 """Before 2700K, which is the color of a light then."""
 _CAPITAL = re.compile(r" [A-Z][a-z]")
+_PLACE = re.compile(
+    r"\b(?:apt|apartment|suite|ste|flat|exit|gate|seat|unit|row|platform|aisle|door|bay|terminal|track|bldg|building|block|"
+    r"stall|lot|locker|class|figure|fig|table|appendix|type|grade|model)\.? $",
+    re.IGNORECASE,
+)
+"""Before 4C, which is the name of a place or a part then."""
 _NO_PLACE = r"(?<!Room )(?<!Seat )(?<!Gate )(?<!Unit )(?<!Size )(?<!Row )"
 _DIRECTIONS = {"N": "north", "E": "east", "S": "south", "W": "west"}
 _BLOWS_FROM = re.compile(
-    r"\b(?:from(?: the)?|per (?:hour|second)|miles?|kilometers?|knots|winds?:?|gusts?:?|heading|out of the|to the)\s$",
+    r"\b(?:from(?: the)?|per (?:hour|second)|miles?|kilometers?|knots|winds?:?|gusts?:?|heading|out of the|to the)\s$"
+    r"|\b(?:street|st|avenue|ave|road|rd|boulevard|blvd|drive|dr|lane|ln|way|place|pl|court|ct)\.?\s$",
     re.IGNORECASE,
 )
 _BLOWS = re.compile(r" (?:winds?|breeze|gusts?)\b")
@@ -83,12 +90,21 @@ def _inch_mark(found: re.Match[str]) -> str:
     return found[0] if quoted else _inches(found)
 
 
+def _by_inches(found: re.Match[str]) -> str:
+    """A 9x13" pan: nine by thirteen inches; not the end of a quotation."""
+    if found.string[max(0, found.start() - 200) : found.start()].count('"') % 2:
+        return found[0]
+    return f"{found[1]} by {found[2]} {'inch' if describes(found) else 'inches'}"
+
+
 def _degrees(found: re.Match[str]) -> str:
+    if _PLACE.search(found.string[max(0, found.start() - 16) : found.start()]) and " " not in found[0]:
+        return found[0]
     return counted(found[1], f"degree| {'Celsius' if found[2] == 'C' else 'Fahrenheit'}")
 
 
 def _compass(found: re.Match[str]) -> str:
-    """NNW: north northwest; NE: northeast, where the text is about the wind."""
+    """NNW: north northwest; NE: northeast, where the text is about the wind or an address."""
     first, *rest = (_DIRECTIONS[letter] for letter in found[0])
     if len(rest) == 2:
         return f"{first} {''.join(rest)}"
@@ -105,6 +121,7 @@ _RULES: tuple[Rule, ...] = (
     (r"(?<![\w.,])(\d{1,2})['′] ?(\d{1,2})(?:\"|”|''|″|′′)", r"\1 foot \2"),
     (rf"(?<![\w.,])({AMOUNT})(-| )?[iI]n(?:\.(?!\w)|(?= (?:{_MEASURED})\b|[,;!?]|$| [×x] )|(?=-(?!\d)))", _inches),
     (rf"(?<![\w.,])({_FRACTION})( |-)in\b(?! (?:the|an?|my|this|each|every|all|that|his|her|\d))", _inches),
+    (r"(?<![\w.,])(\d{1,4}(?:\.\d)?) ?[x×] ?(\d{1,4}(?:\.\d)?)[\"″”](?!\w)", _by_inches),
     (rf"(?<![\w.,])({AMOUNT})( )?[\"″”](?!\w)", _inch_mark),
     (rf"(?<![\w.,:]){_NO_PLACE}(-?(?!0\d)\d{{1,3}}(?:\.\d)?) ?([CF])(?![\w#'’+/:-]|\.\w| of\b)", _degrees),
     (

@@ -79,6 +79,7 @@ _RULES: tuple[Rule, ...] = (
     (rf"({_SIGN} ?\d{{1,6}}),(\d\d?)(?![\d,])", r"\1.\2"),
     (rf"(?<![\w.,])(\d{{1,6}}),(\d\d?)(?= ?(?:{_SIGN}|{_CODES})(?!\w))", r"\1.\2"),
     (rf"(?<!\w)-(?={_SIGN} ?\d)", "minus "),
+    (rf"({_SIGN} ?{NUMBER}) ?/ ?ea\b", r"\1 each"),
     (rf"(?<!\w)({_SIGN}) ?-(?=\d)", r"minus \1"),
     (
         rf"(?<![A-Za-z])({_COUNTRIES})?({_SIGN}) ?(?:({NUMBER})(?: ?– ?|-){_SIGN}?)?({NUMBER}){_SCALES}{_PER_UNIT}",

@@ -22,6 +22,8 @@ _COUNTS = ["", "one", "two", "three", "four", "five", "six", "seven", "eight", "
 _SCALES = {"k": "thousand", "M": "million", "mn": "million", "bn": "billion", "tn": "trillion"}
 _STANDARD = re.compile(r"\b[A-Z]{2,8} $")
 """Before a number such as 639-1, of ISO."""
+_TEAM, _TEAM_AFTER = re.compile(r"\b[A-Z][\w'’.]{2,20} $"), re.compile(r" [A-Z][a-z]")
+"""Around the result of a match: Arsenal 3 - 1 Chelsea."""
 _UNITS_WITH_A_COMMA = r"kg|km|cm|mm|°|%|g\b|l\b|L\b|m\b|kW|W\b|V\b|A\b|h\b"
 
 
@@ -32,6 +34,8 @@ def _raised(found: re.Match[str]) -> str:
 def _range(found: re.Match[str]) -> str:
     first, gap, second = found.groups()
     low, high = (float(number.replace(",", "")) for number in (first, second))
+    if gap == " - " and _TEAM.search(found.string[: found.start()]) and _TEAM_AFTER.match(found.string, found.end()):
+        return f"{first} to {second}"
     equation = "=" in found.string[found.end() : found.end() + 12]
     if equation or (gap == " - " and low >= high):
         return f"{first} minus {second}"
@@ -50,6 +54,11 @@ def _fraction(found: re.Match[str]) -> str:
         count = "a" if whole and above == 1 else _COUNTS[above] if above < len(_COUNTS) else str(above)
         return f"{before}{count} {_PARTS[below]}{'s' if above > 1 else ''}"
     return f"{before}{above} {'out of' if above <= below and below in (10, 100) else 'over'} {below}"
+
+
+def _score(found: re.Match[str]) -> str:
+    """A mark of a scale: 7.5/10, 9.7/12."""
+    return f"{found[1]} out of {found[2]}" if float(found[1]) <= int(found[2]) else found[0]
 
 
 def _scaled(found: re.Match[str]) -> str:
@@ -84,7 +93,7 @@ _REST: tuple[Rule, ...] = (
         r"|(mn|bn|tn)\b)",
         _scaled,
     ),
-    (r"(?<![\w/.,])(\d{1,2}\.\d) ?/ ?(5|10|100)(?![\w/]|[.,]\d)", r"\1 out of \2"),
+    (r"(?<![\w/.,])(\d{1,2}\.\d) ?/ ?([1-9]\d{0,2})(?![\w/]|[.,]\d)", _score),
     (
         r"(?<![\w/.,])(\d{1,5}(?:\.\d{1,2})?) ?/ ?(\d{1,5}(?:\.\d{1,2})?)(?= (?:kilo|mega|giga|tera)bytes?\b)",
         r"\1 of \2",

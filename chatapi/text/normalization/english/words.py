@@ -77,6 +77,11 @@ def _power(found: re.Match[str]) -> str:
     return f" {known.get(exponent, f'to the power of {exponent}')}"
 
 
+def _difference(found: re.Match[str]) -> str:
+    """3x - 4 in an equation."""
+    return f"{found[1]} minus " if "=" in found.string else found[0]
+
+
 def _alternatives(found: re.Match[str]) -> str:
     first, second = found.groups()
     both = first == "and" or not (first.islower() and second.islower())
@@ -133,6 +138,7 @@ _SYMBOLS: tuple[Rule, ...] = (
     (r" ?(?:>=|≥) ?", " is at least "),
     (r" ?(?:<=|≤) ?", " is at most "),
     (r"(?<=\w) ?[=-]> ?(?=\w)|(?<=\d) ?→ ?(?=\d)", " to "),
+    (r"(?<!\w)(\d{0,4}[a-z](?: squared| cubed)?|\d{1,9}) [-–−] (?=\d{0,9}[a-z]?(?!\w))", _difference),
     (r" ?={1,3} ?", " equals "),
     (r"(?<=[\w)]) < (?=[\w-])|(?<=\w)<(?=\w)", " is less than "),
     (r"(?<=[\w)]) > (?=[\w-])|(?<=\w)>(?=\w)", " is greater than "),
