@@ -72,8 +72,14 @@ def transcribed(client: httpx.Client, files: int, minutes: float, look: Callable
     audio = recording(minutes)
 
     def send() -> None:
-        given = {"file": ("long.wav", audio, "audio/wav")}
-        answer = client.post("/v1/audio/transcriptions", files=given, data={"model": "default"}, timeout=BULK_SECONDS)
+        while True:
+            given = {"file": ("long.wav", audio, "audio/wav")}
+            body = {"model": "default"}
+            answer = client.post("/v1/audio/transcriptions", files=given, data=body, timeout=BULK_SECONDS)
+            if answer.status_code != httpx.codes.SERVICE_UNAVAILABLE:
+                break
+            # As clients do where the queue is full.
+            time.sleep(float(answer.headers.get("retry-after", LOOK_SECONDS)))
         answer.raise_for_status()
 
     with ThreadPoolExecutor(max(1, files)) as threads:
