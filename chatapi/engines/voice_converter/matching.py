@@ -87,9 +87,9 @@ def articulated(found: Samples, own: Samples, mean: Samples, spread: Samples, po
     """
     bands = found.shape[1]
     mapped = (own - mean) / (spread + np.float32(1e-5)) * pool.spread[-bands:] + pool.mean[-bands:]
-    waves: Samples = np.cos(np.pi * np.arange(ENVELOPE)[:, None] * (np.arange(bands) + 0.5) / bands).astype(np.float32)
+    waves = np.cos(np.pi * np.arange(ENVELOPE)[:, None] * (np.arange(bands) + 0.5) / bands)
     waves = waves / np.linalg.norm(waves, axis=1, keepdims=True)
-    result: Samples = found + np.float32(ARTICULATION) * ((mapped - found) @ waves.T @ waves)
+    result: Samples = (found + ARTICULATION * ((mapped - found) @ waves.T @ waves)).astype(np.float32)
     return result
 
 
