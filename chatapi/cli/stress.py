@@ -29,7 +29,7 @@ SECONDS = 600.0
 
 
 async def stress(settings: Settings, chosen: argparse.Namespace) -> int:
-    """Run a stress test. Status 0; 1 when a request was lost or failed on the server's side, and when none succeeded."""
+    """Run a stress test. Status 0; 1 when a request was lost, when the server failed, and when none succeeded."""
     if chosen.requests < 1 or chosen.concurrency < 1:
         raise BadInput("--requests and --concurrency must be at least 1")
     speech = [] if chosen.input == "noise" else await anyio.to_thread.run_sync(speech_of, chosen.speech or CORPUS)
