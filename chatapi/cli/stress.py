@@ -29,7 +29,7 @@ SECONDS = 600.0
 
 
 async def stress(settings: Settings, chosen: argparse.Namespace) -> int:
-    """Run a stress test. Status 0; 1 when a request was lost or failed on the server's side."""
+    """Run a stress test. Status 0; 1 when a request was lost, when the server failed, and when none succeeded."""
     if chosen.requests < 1 or chosen.concurrency < 1:
         raise BadInput("--requests and --concurrency must be at least 1")
     speech = [] if chosen.input == "noise" else await anyio.to_thread.run_sync(speech_of, chosen.speech or CORPUS)
@@ -57,7 +57,8 @@ async def stress(settings: Settings, chosen: argparse.Namespace) -> int:
     else:
         Console().print(_table(result, title))
         print(page)
-    return int(any(each.status in (0, *range(500, 600)) for each in result.samples) or _lost(result) > 0)
+    broken = any(each.status in (0, *range(500, 600)) for each in result.samples)
+    return int(broken or _lost(result) > 0 or not result.succeeded)
 
 
 def _lost(result: StressResult) -> int:

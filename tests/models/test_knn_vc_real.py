@@ -61,7 +61,9 @@ def embedding(encoder: Resemblyzer, samples: Samples) -> Samples:
 def test_the_voice_becomes_that_of_the_reference(converted: Samples, source: Samples, target: Samples) -> None:
     encoder = Resemblyzer(Settings(), [installed_model("resemblyzer")])
     found, to, of = (embedding(encoder, each) for each in (converted, target, source))
-    assert found @ to > 0.78 > found @ of
+    print(f"to {found @ to:.3f}, of {found @ of:.3f}, before {embedding(encoder, source) @ to:.3f}")
+    assert found @ to > embedding(encoder, source) @ to + 0.1
+    assert found @ to > found @ of
 
 
 def test_most_words_stay_those_of_the_source(converted: Samples, source: Samples) -> None:

@@ -58,7 +58,7 @@ async def test_audio_is_converted_while_it_arrives(server: RunningServer, rate: 
     async with connected(server) as socket:
         await socket.send(json.dumps({"type": "start", "voice": "anna", "sample_rate": rate}))
         started = json.loads(await socket.recv())
-        assert started["type"] == "started" and started["algorithmic_latency_ms"] == 220
+        assert started["type"] == "started" and started["algorithmic_latency_ms"] == 380
         assert "voice anna" in started["mark"] and started["sample_rate"] == RATE
         # Half a second of speech: the first chunk comes although more will follow.
         await socket.send(pcm(tone(0.5, 440, rate)))

@@ -2,7 +2,10 @@
 
 Baas, van Niekerk, Kamper, Voice Conversion With Just Nearest Neighbors (2023): cosine distance, the mean of the four
 nearest frames. Features of Whisper's first layers differ more between speakers than WavLM's, so each side is first
-brought to mean 0 and standard deviation 1: 25 s to a voice of 163 s had 31.5 % of wrong words without that, 5.5 % with.
+brought to mean 0 and standard deviation 1. They also tell sounds apart less well: with half a minute of reference the
+nearest frames alone are hard to understand, so the source's own articulation is mixed in. Word error rates must be
+measured on sentences that the judge does not know: of the opening of A Tale of Two Cities Whisper base found all but
+7 % of the words, of the sentences after it all but 41 %, with the same voices.
 """
 
 from __future__ import annotations
@@ -87,10 +90,10 @@ def articulated(found: Samples, own: Samples, mean: Samples, spread: Samples, po
     """
     bands = found.shape[1]
     mapped = (own - mean) / (spread + np.float32(1e-5)) * pool.spread[-bands:] + pool.mean[-bands:]
-    cosines = np.cos(np.pi * np.arange(ENVELOPE)[:, None] * (np.arange(bands) + 0.5) / bands)
-    waves: Samples = (cosines / np.linalg.norm(cosines, axis=1, keepdims=True)).astype(np.float32)
-    result = found + np.float32(ARTICULATION) * ((mapped - found) @ waves.T @ waves)
-    return result.astype(np.float32, copy=False)
+    waves = np.cos(np.pi * np.arange(ENVELOPE)[:, None] * (np.arange(bands) + 0.5) / bands)
+    waves = waves / np.linalg.norm(waves, axis=1, keepdims=True)
+    result: Samples = (found + ARTICULATION * ((mapped - found) @ waves.T @ waves)).astype(np.float32)
+    return result
 
 
 def at_times(rows: Samples, have: float, want: float, count: int) -> Samples:

@@ -108,7 +108,7 @@ class _Connection:
         self._appliance.require_ready()
         start, service = await self._start(), self._appliance.voice_conversion
         target = await service.target(start.voice, owner_of(self._websocket.scope[KEY_HOLDER]))
-        timing = StreamTiming(start.chunk_ms, start.lookahead_ms)
+        timing = StreamTiming(start.chunk_ms, start.lookahead_ms, LIVE.context_ms)
         async with service.live(target, timing) as conversion:
             started = {
                 "type": "started", "voice": target.name, "sample_rate": conversion.rate, "mark": mark(target),

@@ -53,7 +53,7 @@ class StreamTiming:
         return self.context_ms * RATE // 1000
 
 
-LIVE = StreamTiming(chunk_ms=160, lookahead_ms=60)
+LIVE = StreamTiming(chunk_ms=320, lookahead_ms=60, context_ms=1000)
 """Of live conversion."""
 RECORDED = StreamTiming(chunk_ms=10_000, lookahead_ms=500)
 """Of recordings: more urgent work waits for one chunk at most."""
