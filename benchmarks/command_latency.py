@@ -96,7 +96,7 @@ async def bench(options: argparse.Namespace, data: Path) -> None:
         group.start_soon(appliance.jobs.run)
         await server.started.wait()
         address, audio = f"127.0.0.1:{server.port}", wav(Audio(word(1), RATE))
-        await appliance.load({"command"})
+        await appliance.load({"command", "vad"})
         times = []
         for _ in range(options.calls):
             begun = time.perf_counter()

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import anyio.to_thread
 import numpy as np
 
-from chatapi.audio import RATE, Audio, Samples
+from chatapi.audio import RATE, Audio, Samples, plain_wav
 from chatapi.audio.decode import Source, decode
 from chatapi.engines import COMMAND_SAMPLES, CommandClassifier, CommandFeatures
 from chatapi.engines.call import EngineCall
@@ -71,8 +71,7 @@ class CommandRecognition:
 
     async def classify_file(self, source: Source) -> Classification:
         """Raises what `decode` raises, TooLarge (audio_too_long), Busy."""
-        audio = await anyio.to_thread.run_sync(decode, source, MOST_SECONDS)
-        return await self.classify(audio)
+        return await self.classify(await decoded(source, MOST_SECONDS))
 
     async def classify(self, audio: Audio) -> Classification:
         """The likeliest label of a clip of 16 kHz; `unknown` below the threshold and for silence. Raises Busy."""
@@ -112,6 +111,13 @@ class CommandRecognition:
     def _head(version: ActiveVersion, engine: CommandClassifier) -> LinearHead | None:
         """The head, where it takes this engine's embeddings; None: the model decides itself."""
         return version.head if version.head is not None and version.head.features == engine.features else None
+
+
+async def decoded(source: Source, most_seconds: float) -> Audio:
+    """A file as 16 kHz mono. Raises what `decode` raises, TooLarge (audio_too_long)."""
+    if isinstance(source, bytes) and (samples := plain_wav.read(source, int(most_seconds * RATE))) is not None:
+        return Audio(samples, RATE)
+    return await anyio.to_thread.run_sync(decode, source, most_seconds)
 
 
 def loudest_part(samples: Samples) -> Samples:

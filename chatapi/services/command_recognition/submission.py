@@ -8,7 +8,7 @@ from functools import partial
 import anyio.to_thread
 
 from chatapi.audio import Samples
-from chatapi.audio.decode import Source, decode
+from chatapi.audio.decode import Source
 from chatapi.engines import VoiceActivityDetector
 from chatapi.engines.call import EngineCall
 from chatapi.errors import TooLarge, Unprocessable
@@ -16,7 +16,7 @@ from chatapi.runtime.admission import Admission, Priority
 from chatapi.runtime.workers import Engines
 from chatapi.services.command_recognition.sample_quality import MOST_SECONDS, check
 from chatapi.services.command_recognition.sample_store import SampleStore, StoredSample, Submitter, checked_label
-from chatapi.services.command_recognition.service import UNKNOWN, Classification, CommandRecognition
+from chatapi.services.command_recognition.service import UNKNOWN, Classification, CommandRecognition, decoded
 
 DOUBT = 0.95
 """Probability of another word from which the label of a sample is doubted."""
@@ -48,7 +48,7 @@ class SampleSubmission:
         """
         label = checked_label(label)
         try:
-            audio = await anyio.to_thread.run_sync(decode, source, MOST_SECONDS)
+            audio = await decoded(source, MOST_SECONDS)
         except TooLarge as error:
             message = f"the clip is longer than {MOST_SECONDS:g} seconds; a sample has at most one second"
             raise Unprocessable(message, code="sample_too_long") from error

@@ -1,0 +1,80 @@
+"""The command classifiers with their real networks: their replay sets, and a word that is taught by some voices."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from chatapi import settings
+from chatapi.appliance import Appliance
+from chatapi.audio.decode import decode
+from chatapi.engines.command.tc_resnet import TcResNet
+from chatapi.errors import NotFound
+from chatapi.services.command_recognition import head as heads
+from chatapi.services.command_recognition.judging import judge
+from chatapi.services.command_recognition.sample_store import Submitter
+from chatapi.services.command_recognition.training import calibrated, judged_clips, training_rows
+from chatapi.settings import Settings
+from conftest import DEFAULTS, MODELS, installed_model
+from paths import CORPUS
+
+pytestmark = [pytest.mark.real, pytest.mark.anyio]
+BY = Submitter("key", "test")
+
+
+@pytest.fixture
+async def appliance(tmp_path: Path) -> AsyncIterator[Appliance]:
+    (tmp_path / "models").symlink_to(MODELS / "models")
+    found = settings.load([*DEFAULTS, f"data={tmp_path}"], environ={}).settings
+    async with Appliance(found).running() as running:
+        await running.load({"command", "vad"})
+        yield running
+
+
+def clips(word: str) -> list[tuple[str, Path]]:
+    """Voice and file of each clip of a word."""
+    with (CORPUS / "commands.tsv").open(encoding="utf-8", newline="") as file:
+        rows = [row for row in csv.DictReader(file, delimiter="\t") if row["text"] == word]
+    return sorted((row["voice"], CORPUS / row["file"]) for row in rows)
+
+
+def test_the_replay_set_is_that_of_the_network_and_its_voices_are_recognized() -> None:
+    engine = TcResNet(Settings(), [installed_model("command-words")])
+    [replay] = engine.replay()
+    assert replay.embeddings.shape[1] == len(next(engine.classify(np.zeros(16_000, np.float32))).embedding)
+    rows = training_rows(replay, engine.labels, [], {})
+    head = calibrated(heads.train(rows, engine.labels, engine.features, lambda *_: None), replay, engine.labels, 0.6)
+    figures = judge(head, judged_clips(replay, engine.labels, [], {}, engine.labels))
+    print(figures.accuracy, figures.false_accepts)
+    assert figures.accuracy > 0.6 and figures.false_accepts < 0.2
+
+
+async def test_a_word_is_taught_by_some_voices_and_recognized_from_others(appliance: Appliance) -> None:
+    """Runs the steps of a training without its job."""
+    teaching = appliance.command_teaching
+    for number, (_, file) in enumerate(clips("Hello.")):
+        if number % 3:
+            await teaching.submission.submit(decode(file).samples, "hello", BY)
+    samples = teaching.samples.find(None, state="accepted")
+    assert len(samples) == 8
+    engine = await appliance.engines.command.open()
+    embeddings = {}
+    for sample in samples:
+        found = [next(engine.classify(teaching.samples.samples_of(sample)))]
+        embeddings[sample.id] = np.stack([each.embedding for each in found])
+    [replay] = engine.replay()
+    labels = (*engine.labels[:-1], "hello", engine.labels[-1])
+    head = heads.train(training_rows(replay, labels, samples, embeddings), labels, engine.features, lambda *_: None)
+    taken = []
+    for number, (_, file) in enumerate(clips("Hello.")):
+        if not number % 3:
+            row = next(engine.classify(decode(file).samples[:16_000])).embedding
+            taken.append(labels[int(head.probabilities(row[None]).argmax())])
+    print(taken)
+    assert taken.count("hello") >= 2
+    with pytest.raises(NotFound):
+        await teaching.switch(1, "activated")
