@@ -7,9 +7,7 @@ which yields there to all other work. A head of 2,000 rows takes a second or two
 from __future__ import annotations
 
 import asyncio
-import concurrent.futures
 from collections.abc import Callable, Coroutine, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -28,11 +26,10 @@ from chatapi.services.command_recognition.head import LinearHead, TrainingRows
 from chatapi.services.command_recognition.judging import JudgedClips, judge, objections
 from chatapi.services.command_recognition.sample_store import SampleStore, StoredSample, label_counts
 from chatapi.services.command_recognition.versions import NewVersion, VersionStore
+from chatapi.services.loop_work import wait_for
 from chatapi.system import private_files
 
 KIND = "command_training"
-POLL_SECONDS = 0.1
-"""Longest time between two checkpoints while the engine works, in seconds."""
 BATCH = 8
 """Samples that are embedded between two reports of progress."""
 SHIFT = RATE * 8 // 100
@@ -179,16 +176,7 @@ class CommandTraining:
     def _wait_for(self, work: Coroutine[Any, Any, T], run: StepRun) -> T:
         """The result of work on the event loop; every wait for it is a checkpoint, and what that raises cancels it."""
         assert self.loop is not None  # noqa: S101 - set before a job runs
-        future = asyncio.run_coroutine_threadsafe(work, self.loop)
-        try:
-            while not concurrent.futures.wait([future], POLL_SECONDS).done:
-                run.checkpoint()
-            return future.result()
-        finally:
-            if not future.done():
-                with suppress(RuntimeError):
-                    # The loop is closed when it fails.
-                    future.cancel()
+        return wait_for(self.loop, work, run.checkpoint)
 
 
 def variants(clip: Samples, seed: int) -> list[Samples]:
