@@ -6,10 +6,14 @@
 from __future__ import annotations
 
 import argparse
+import ast
+import inspect
 import json
 import re
 import sys
+import textwrap
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, get_args
 
@@ -145,9 +149,9 @@ def programs_table() -> Iterator[str]:
 def settings_page() -> str:
     tables = [(name, info.annotation) for name, info in Settings.model_fields.items() if is_table(info.annotation)]
     plain = {name: info for name, info in Settings.model_fields.items() if not is_table(info.annotation)}
-    parts = [SETTINGS_HEAD, "## Top level\n", *rows(plain)]
+    parts = [SETTINGS_HEAD, "## Top level\n", *rows(plain, meanings(Settings))]
     for name, table in tables:
-        parts += [f"\n## {name}\n", f"{cell(table.__doc__ or '')}\n", *rows(table.model_fields)]
+        parts += [f"\n## {name}\n", f"{cell(table.__doc__ or '')}\n", *rows(table.model_fields, meanings(table))]
     return "\n".join(parts) + "\n"
 
 
@@ -155,11 +159,23 @@ def is_table(annotation: Any) -> bool:
     return isinstance(annotation, type) and issubclass(annotation, BaseModel)
 
 
-def rows(fields: Mapping[str, FieldInfo]) -> Iterator[str]:
+def meanings(table: type[BaseModel]) -> dict[str, str]:
+    """Field -> the text below it in the source."""
+    found = {}
+    for each in reversed(table.__mro__):
+        if is_table(each) and each is not BaseModel:
+            [defined] = ast.parse(textwrap.dedent(inspect.getsource(each))).body
+            for field, text in pairwise(getattr(defined, "body", ())):
+                if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr):
+                    found[ast.unparse(field.target)] = inspect.cleandoc(ast.literal_eval(text.value))
+    return found
+
+
+def rows(fields: Mapping[str, FieldInfo], texts: Mapping[str, str]) -> Iterator[str]:
     yield "| key | type | default | changes | meaning |"
     yield "| --- | --- | --- | --- | --- |"
     for name, info in fields.items():
-        meaning = cell(info.description or "")
+        meaning = cell(texts.get(name, ""))
         changes = "live" if info.json_schema_extra == LIVE else "restart"
         yield f"| `{name}` | {kind(info.annotation)}{bounds(info)} | {default(name, info)} | {changes} | {meaning} |"
 

@@ -29,7 +29,7 @@ Quantization = Literal["q0f16", "q3f16_1", "q4f16_0", "q4f16_1", "q4f16_2", "q4f
 
 
 class _Table(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class File(_Table):

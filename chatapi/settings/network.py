@@ -16,7 +16,8 @@ LIVE: JsonDict = {"live": True}
 class Table(BaseModel):
     """A frozen settings table that rejects unknown keys."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    # Without use_attribute_docstrings, for which Pydantic reads the source of every table at every start.
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class ServerSettings(Table):
