@@ -42,6 +42,8 @@ REAL = ("asr", "vad")
 """Roles with their own engines; those of the others are fake ones, which need no memory."""
 LENGTHS = (45.0, 400.0, 90.0, 20.0, 700.0, 150.0)
 """Lengths of the recordings, in seconds: short ones, and ones of several parts."""
+READY = 0.8
+"""Share of the kills that come once the server is ready."""
 WAIT_SECONDS = 3600
 ENDED = ("done", "failed", "cancelled")
 
@@ -200,8 +202,9 @@ def kills(place: Path, chosen: argparse.Namespace) -> Verdict:
     server, accepted, waiting = Server(place / "data"), dict[str, int](), list(range(len(found)))
     done, late = 0, 0
     while done < chosen.kills:
-        moment = time.monotonic() + source.uniform(1.0, chosen.longest)
-        server.start(ready=False)
+        # Most of the kills come while it works, the others while it starts and recovers its jobs.
+        server.start(ready=source.random() < READY)
+        moment = time.monotonic() + source.uniform(0.5, chosen.longest)
         while time.monotonic() < moment:
             with suppress(httpx.TransportError, httpx.HTTPStatusError):
                 if waiting and source.random() < 0.3:
