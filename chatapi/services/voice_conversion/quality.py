@@ -16,7 +16,7 @@ CLIPPED = 0.99
 FRAME = RATE // 50
 """Samples of a frame whose power is measured: 20 ms."""
 FEWEST_SECONDS, QUIET_DB, NOISY_DB, CLIPPED_SHARE = 30.0, -40.0, 15.0, 0.001
-"""Where warnings begin: seconds of speech (with 30 s of reference 15.1 % of the words were wrong, with 163 s 5.5 %),
+"""Where warnings begin: seconds of speech (in fewer there are too few frames that are alike those of a source),
 level of the speech in dBFS, speech over noise in dB, share of clipped samples."""
 SILENCE_DB = -100.0
 
