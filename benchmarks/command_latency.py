@@ -26,6 +26,7 @@ from chatapi import settings
 from chatapi.appliance import Appliance
 from chatapi.audio import RATE, Audio, wav
 from chatapi.interfaces.grpc.server import CommandServer
+from chatapi.storage.layout import DataDirectory
 
 LABEL = "bench"
 
@@ -143,8 +144,7 @@ def main() -> None:
     print("load:", " ".join(f"{each:.1f}" for each in os.getloadavg()))
     data = Path(tempfile.mkdtemp(prefix="command-latency-"))
     try:
-        models = settings.Settings().data / "models"
-        (data / "models").symlink_to(models)
+        DataDirectory(data).models.symlink_to(DataDirectory(settings.Settings().data).models)
         anyio.run(bench, options, data)
     finally:
         shutil.rmtree(data, ignore_errors=True)
