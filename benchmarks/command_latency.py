@@ -1,6 +1,6 @@
 """Latency of command recognition over gRPC and without it: one and many clients, while it is trained and switched.
 
-    python benchmarks/command_latency.py [--clients 64] [--calls 2000] [--set command.model=command-words-whisper]
+    python benchmarks/command_latency.py [--clients 64] [--calls 2000] [--set KEY=VALUE]
 
 Runs the appliance in this process with a data directory of its own, and the clients in a second process. `engine and
 decoder` is the time of the service itself; the others are those of the clients.

@@ -1,7 +1,6 @@
 """Makes the replay sets of the command classifiers: embeddings of known clips, which keep them from forgetting.
 
-    python training/commands/replay.py OUT --engine tc_resnet --model command-words.onnx
-    python training/commands/replay.py OUT --engine whisper_words --model encoder.onnx
+    python training/commands/replay.py OUT --model command-words.onnx
 
 OUT/clips.npz: by `speech.py`. Writes chatapi/engines/command/FEATURES.npz. Part 0 has voices of the split `train`,
 parts 1 and 2 have the other ones, half each; the voices, and the other words, are the same in every run.
@@ -10,7 +9,6 @@ parts 1 and 2 have the other ones, half each; the voices, and the other words, a
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,18 +19,12 @@ from report import other_speech
 from words import COMMANDS, LABELS, UNKNOWN
 
 from chatapi.audio import RATE, Samples
-from chatapi.engines.command import whisper_words
 from chatapi.engines.command.replay_file import FOLDER
 from chatapi.engines.command.tc_resnet import TcResNet
-from chatapi.services.command_recognition import head as heads
 from chatapi.settings import Settings
 
 COUNTS = {0: (60, 500, 120), 1: (24, 300, 120), 2: (24, 300, 120)}
 """Part -> clips of each command, of other words, and of background."""
-WIDTH = 96
-"""Numbers of an embedding of `whisper_words`."""
-
-Embed = Callable[[Samples], Samples]
 
 
 class Chosen:
@@ -90,80 +82,24 @@ def centred(clip: Any) -> Samples:
     return placed
 
 
-def discriminant(rows: Samples, words: Any, width: int) -> tuple[Samples, Samples]:
-    """The mean, and the projection (columns, width) in which clips of a word differ least and words most: Fisher's
-    linear discriminant analysis, with the words' covariance shrunk by a tenth towards a multiple of the identity."""
-    mean = rows.mean(axis=0)
-    centres = {word: rows[words == word].mean(axis=0) for word in {*words}}
-    inner = (rows - np.stack([centres[word] for word in words])).astype(np.float64)
-    within = inner.T @ inner / len(inner)
-    within = 0.9 * within + 0.1 * np.eye(len(within)) * np.trace(within) / len(within)
-    values, vectors = np.linalg.eigh(within)
-    whitening = vectors / np.sqrt(values)
-    between = (np.stack(list(centres.values())) - mean) @ whitening
-    _, _, turned = np.linalg.svd(between, full_matrices=False)
-    return mean.astype(np.float32), (whitening @ turned[:width].T).astype(np.float32)
-
-
-def whisper_parts(out: Path, model: Path, chosen: Chosen) -> tuple[dict[str, Any], Embed, str]:
-    """What the file of `whisper_words` has beside the replay set, its embedding, and its form."""
-    session = whisper_words.session(model)
-    with np.load(out / "clips.npz") as clips:
-        places = np.flatnonzero(clips["split"] == "train")
-        audio, lengths, words = clips["audio"], clips["length"], clips["word"]
-        random = np.random.default_rng(13)
-        places = random.permutation(places)[:4500]
-        rows = np.stack([
-            whisper_words.pooled(session, chosen.augmenter.clip(audio[place][: lengths[place]])) for place in places
-        ])  # fmt: skip
-        mean, projection = discriminant(rows, words[places], WIDTH)
-    extra = {"mean": mean, "projection": projection.astype(np.float16)}
-    projected = projection.astype(np.float16).astype(np.float32)
-
-    def embed(clip: Samples) -> Samples:
-        found: Samples = (whisper_words.pooled(session, clip) - mean) @ projected
-        return found
-
-    return extra, embed, whisper_words.features(model)
-
-
-def whisper_head(rows: Samples, chosen: Chosen, form: str) -> dict[str, Any]:
-    """Weights and bias of the model itself, trained on part 0 and with the temperature that fits part 1."""
-    labels, parts = np.array(chosen.labels), np.array(chosen.parts)
-    known = parts == 0
-    given = heads.TrainingRows(rows[known], labels[known], np.ones(int(known.sum()), np.float32))
-    head = heads.train(given, LABELS, form, lambda *_: None)
-    head = heads.calibrated(head, rows[parts == 1], labels[parts == 1], (), 0.0)
-    weights = head.weights / head.scale[:, None] / np.float32(head.temperature)
-    bias = (head.bias - head.mean / head.scale @ head.weights) / np.float32(head.temperature)
-    return {"weights": weights.astype(np.float32), "bias": bias.astype(np.float32)}
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--engine", choices=("tc_resnet", "whisper_words"), required=True)
     parser.add_argument("--model", type=Path, required=True)
     options = parser.parse_args()
     chosen = Chosen(options.out / "clips.npz")
-    if options.engine == "tc_resnet":
-        model: Any = SimpleNamespace(files={"onnx": options.model})
-        engine = TcResNet(Settings(), [model])
-        extra, form = dict[str, Any](), engine.features
-        embed: Embed = lambda clip: next(engine.classify(clip)).embedding  # noqa: E731 - as the other's
-    else:
-        extra, embed, form = whisper_parts(options.out, options.model, chosen)
-    rows = np.stack([embed(clip) for clip in chosen.audio])
+    model: Any = SimpleNamespace(files={"onnx": options.model})
+    engine = TcResNet(Settings(), [model])
+    form = engine.features
+    rows = np.stack([next(engine.classify(clip)).embedding for clip in chosen.audio])
     offset = (rows.max(axis=0) + rows.min(axis=0)) / 2
     scale = np.maximum(1e-6, (rows.max(axis=0) - rows.min(axis=0)) / 254)
     codes = np.round((rows - offset) / scale).astype(np.int8)
-    if extra:
-        extra |= whisper_head(codes * scale.astype(np.float32) + offset.astype(np.float32), chosen, form)
     target = FOLDER / f"{form}.npz"
     np.savez_compressed(
         target, embeddings=codes, scale=scale.astype(np.float32), offset=offset.astype(np.float32),
         labels=np.array(chosen.labels, np.int16), parts=np.array(chosen.parts, np.int16), words=np.array(chosen.words),
-        names=np.array(LABELS), **extra,
+        names=np.array(LABELS),
     )  # fmt: skip
     print(f"{target.name}: {len(rows)} clips, {target.stat().st_size} bytes; other sounds are {UNKNOWN}")
 

@@ -1,7 +1,6 @@
 """Judges teaching: words that no network was trained for, taught with 1, 5 and 10 samples, by voices never trained on.
 
-    python training/commands/taught.py OUT --piper VOICE.onnx --engine tc_resnet --model command-words.onnx
-    python training/commands/taught.py OUT --piper VOICE.onnx --engine whisper_words --model encoder.onnx
+    python training/commands/taught.py OUT --piper VOICE.onnx --model command-words.onnx
 
 Teaches four of WORDS at a time, as the product does, and prints the mean over three choices of words and voices. A
 voice that teaches does not judge, and OTHERS are taken out of the replay set. Writes OUT/taught.npz once.
@@ -20,7 +19,6 @@ from words import COMMANDS
 
 from chatapi.engines import CommandReplay
 from chatapi.engines.command.tc_resnet import TcResNet
-from chatapi.engines.command.whisper_words import WhisperWords
 from chatapi.services.command_recognition import head as heads
 from chatapi.services.command_recognition.training import calibrated, training_rows, variants
 from chatapi.settings import Settings
@@ -83,14 +81,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
     parser.add_argument("--piper", type=Path, required=True)
-    parser.add_argument("--engine", choices=("tc_resnet", "whisper_words"), required=True)
     parser.add_argument("--model", type=Path, required=True)
     options = parser.parse_args()
     if not (options.out / "taught.npz").exists():
         speak(options.out / "taught.npz", options.piper)
     model: Any = SimpleNamespace(files={"onnx": options.model})
-    engine = (TcResNet if options.engine == "tc_resnet" else WhisperWords)(Settings(), [model])
-    judge = Judge(engine, options.out / "taught.npz")
+    judge = Judge(TcResNet(Settings(), [model]), options.out / "taught.npz")
     print("samples  recognized  confused  false accepts  own words before -> after teaching")
     for shots in (1, 5, 10):
         found = np.mean([judge.round(shots, number) for number in range(3)], axis=0)

@@ -25,9 +25,6 @@ ROLE: Role[CommandClassifier] = Role(
         "tc_resnet": EngineEntry(
             "chatapi.engines.command.tc_resnet:TcResNet", "onnxruntime", "pip install onnxruntime"
         ),
-        "whisper_words": EngineEntry(
-            "chatapi.engines.command.whisper_words:WhisperWords", "onnxruntime", "pip install onnxruntime"
-        ),
         "fake": EngineEntry("chatapi.engines.fake_sounds:FakeCommandClassifier", needs_model=False),
     },
     warm_up=_warm_up,
