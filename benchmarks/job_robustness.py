@@ -26,6 +26,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from subprocess import DEVNULL
 from typing import Any
 
 import httpx
@@ -93,9 +94,7 @@ class Server:
     def start(self, ready: bool = True) -> None:
         """Start it; `ready`: wait until its models are loaded."""
         environ = {**os.environ, "PYTHONPATH": str(ROOT)}
-        self._process = subprocess.Popen(
-            self._command, cwd=ROOT, env=environ, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
+        self._process = subprocess.Popen(self._command, cwd=ROOT, env=environ, stdout=DEVNULL, stderr=DEVNULL)
         end = time.monotonic() + 300
         while ready and not self._answers():
             if self._process.poll() is not None or time.monotonic() > end:
