@@ -1,7 +1,6 @@
 """Transcription jobs under kills, on a full disk, from sources that break off, and with restarts in an upload.
 
-Every accepted job must end with the text that it has without any of that, or say why not. The recordings are stitched
-from the corpus, so that every word is known:
+Every accepted job must end with the text that it has without any of that, or say why not. Every word of them is known:
 
     .venv/bin/python benchmarks/job_robustness.py kills --kills 50
     .venv/bin/python benchmarks/job_robustness.py disk|source|upload
