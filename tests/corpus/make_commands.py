@@ -34,7 +34,7 @@ RECORDED = (
     ("digits/tomorrow", "Tomorrow."), ("digits/yesterday", "Yesterday."), ("digits/3", "Three."),
     ("digits/5", "Five."), ("digits/6", "Six."), ("digits/8", "Eight."),
 )  # fmt: skip
-"""Prompts of a telephone exchange that are single words, and what is said in them."""
+"""Prompts of a telephone exchange that are single words, and their texts."""
 SPLITS = ("tune", "held-out")
 """Of the clear voices, which are chosen by every second word."""
 

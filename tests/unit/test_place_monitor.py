@@ -39,7 +39,7 @@ def ledger(tmp_path: Path) -> Iterator[CoverageLedger]:
 
 
 class Given:
-    """A source of what it was given, and then nothing for as long as it is told."""
+    """A source of the given audio, and then of nothing until it is stopped."""
 
     address, state = "given", "the cable is cut"
 

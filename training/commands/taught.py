@@ -39,7 +39,7 @@ WORDS = (
 )
 OTHERS = ("bottle", "chair", "market", "uncle", "paper", "phone", "street", "snow", "money", "twelve", "visit",
           "yellow", "bird", "home", "north", "ready", "sleep", "power", "fish", "tonight")  # fmt: skip
-"""Words that are never taught: what is taken for a command among them is a false accept."""
+"""Words that are never taught: one of them that is recognized as a command is a false accept."""
 LEAST = 0.6
 """`command.threshold`."""
 

@@ -20,7 +20,7 @@ from chatapi.bench.stress.target import StressTarget, memory_of
 MEMORY_SECONDS = 1.0
 """Time between two measurements of the server's memory."""
 MOST_RETRIES, MOST_WAIT = 1000, 60.0
-"""Attempts of a request that is told to come again, and the longest wait that a server can ask for, in seconds."""
+"""Attempts of a request that gets a Retry-After, and the longest wait that a server can ask for, in seconds."""
 
 
 @dataclass(frozen=True)

@@ -50,7 +50,7 @@ export function messageOf(fault) {
 }
 
 /**
- * Why something failed that is told by a code and the server's words, as one sentence.
+ * Why something failed, from the server's error code and message, as one sentence.
  * @param {{code: string, message: string}} failure
  * @param {boolean} [advised]  whether it says what helps too
  */
