@@ -39,7 +39,7 @@ def ledger(tmp_path: Path) -> Iterator[CoverageLedger]:
 
 
 class Given:
-    """A source of the given audio, and then of nothing until it is stopped."""
+    """A source of the given audio, which is then silent for a while."""
 
     address, state = "given", "the cable is cut"
 
