@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import threading
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -21,6 +22,8 @@ from test_jobs_server import Served, serving
 
 KILLS = int(os.environ.get("CHATAPI_TEST_KILLS", "4"))
 """How often the server is killed."""
+TRAINING_SECONDS = 0.3
+"""Time without requests after a training is asked for, in seconds."""
 WAV = {"Content-Type": "audio/wav"}
 
 
@@ -38,6 +41,8 @@ def teach_until_killed(server: Served, accepted: set[str], first: int, pause: fl
             number += 1
             if number % 4 == 0:
                 assert client.post("/commands/train").status_code in (202, 409, 422)
+                # A training yields to requests.
+                time.sleep(TRAINING_SECONDS)
             if number % 6 == 0:
                 assert client.post("/commands/versions/0/activate").status_code == 200
     killer.join()
@@ -50,7 +55,7 @@ def test_kills_lose_no_sample_and_leave_no_half_version(tmp_path: Path) -> None:
     made = 0
     seed = random.Random(3)
     for number in range(KILLS):
-        with serving(tmp_path) as server:
+        with serving(tmp_path, "commands.max_per_key_per_day=100000") as server:
             assert server.client.get("/commands").json()["labels"][0] == "beep"
             teach_until_killed(server, accepted, number * 1000, seed.uniform(0.3, 5))
         database = CommandDatabase(tmp_path)
