@@ -58,7 +58,7 @@ def test_hostile_inputs_to_fake_engines_find_nothing(tmp_path: Path) -> None:
 def test_hostile_inputs_to_real_engines_find_nothing(tmp_path: Path) -> None:
     if not (MODELS / "models").is_dir():
         pytest.skip("the models are not here: chatapi models fetch")
-    judge = run_fuzzer(tmp_path, "real", 200, 40, files=0)
+    judge = run_fuzzer(tmp_path, "real", 200, 90, files=0)
     assert list(judge.findings) == []
     assert judge.deaths == 0
     assert judge.inputs > len(corpus())
