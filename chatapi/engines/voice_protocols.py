@@ -112,7 +112,7 @@ class VoiceConverter(Protocol):
     ) -> Iterator[Audio]:
         """16 kHz mono in the voice of the reference, in parts of 0.7 to 3 s; silence where the source is silent.
 
-        `source`: a name of who speaks; what the engine learned of the speaker in earlier calls makes short recordings
+        `source`: a name of its speaker; what the engine learned of the speaker in earlier calls makes short recordings
         better. Empty: it is learned from this recording alone. `window`: what is converted; None: everything. Of n
         samples of 16 kHz it makes n * rate / 16000, rounded at both ends of the window.
 

@@ -6,10 +6,11 @@ import logging
 import sqlite3
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 from chatapi.errors import NotReady, StorageError
+from chatapi.storage import sqlite_files
 from chatapi.storage.clock import Clock, ObservedClock, now
 from chatapi.storage.sqlite_errors import kind_of
 from chatapi.system import private_files
@@ -155,7 +156,7 @@ class JobDatabase:
 
         Raises StorageError, NotReady (jobs_locked).
         """
-        with self._lock, self.translated(), _transaction(self._db):
+        with self._lock, self.translated(), sqlite_files.transaction(self._db):
             yield self._db
 
     def observed(self) -> float:
@@ -186,8 +187,8 @@ class JobDatabase:
             # A power cut must not lose a finished step, so every commit reaches the disk.
             for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
                 db.execute(f"PRAGMA {pragma}").fetchall()
-            _check(db)
-            with _transaction(db):
+            sqlite_files.check(db)
+            with sqlite_files.transaction(db):
                 self._migrate(db)
         except BaseException:
             db.close()
@@ -214,11 +215,7 @@ class JobDatabase:
 
     def _set_aside(self, error: Exception) -> None:
         """Rename the damaged file. Raises OSError."""
-        target = private_files.move_aside(self.file)
-        for end in ("-wal", "-shm"):
-            part = self.file.with_name(self.file.name + end)
-            if part.exists():
-                part.replace(target.with_name(target.name + end))
+        target = sqlite_files.set_aside(self.file)
         log.error(
             "%s was damaged (%s): renamed to %s, and a new one was created; unfinished jobs are to be started again",
             self.file,
@@ -246,23 +243,3 @@ def _identity(file: Path) -> tuple[int, int]:
     """Device and inode. Raises OSError."""
     found = file.stat()
     return found.st_dev, found.st_ino
-
-
-def _check(db: sqlite3.Connection) -> None:
-    """Raises sqlite3.DatabaseError."""
-    found = db.execute("PRAGMA quick_check(1)").fetchone()
-    if found is None or found[0] != "ok":
-        raise sqlite3.DatabaseError(f"database disk image is malformed: {found and found[0]}")
-
-
-@contextmanager
-def _transaction(db: sqlite3.Connection) -> Iterator[None]:
-    db.execute("BEGIN IMMEDIATE")
-    try:
-        yield
-        db.execute("COMMIT")
-    except BaseException:
-        if db.in_transaction:
-            with suppress(sqlite3.Error):
-                db.execute("ROLLBACK")
-        raise

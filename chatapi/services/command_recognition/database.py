@@ -6,10 +6,11 @@ import logging
 import sqlite3
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 from chatapi.errors import NotReady, StorageError
+from chatapi.storage import sqlite_files
 from chatapi.storage.layout import DataDirectory
 from chatapi.storage.sqlite_errors import kind_of
 from chatapi.system import private_files
@@ -108,15 +109,8 @@ class CommandDatabase:
         """
         with self._lock, self._translated():
             db = self._connection()
-            db.execute("BEGIN IMMEDIATE")
-            try:
+            with sqlite_files.transaction(db):
                 yield db
-                db.execute("COMMIT")
-            except BaseException:
-                if db.in_transaction:
-                    with suppress(sqlite3.Error):
-                        db.execute("ROLLBACK")
-                raise
 
     def _connection(self) -> sqlite3.Connection:
         if self._db is None:
@@ -137,7 +131,7 @@ class CommandDatabase:
             # An accepted sample must survive a power cut, so every commit reaches the disk.
             for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
                 db.execute(f"PRAGMA {pragma}").fetchall()
-            _check(db)
+            sqlite_files.check(db)
             self._migrate(db)
         except BaseException:
             db.close()
@@ -160,11 +154,7 @@ class CommandDatabase:
 
     def _set_aside(self, error: Exception) -> None:
         """Rename the damaged file. Raises OSError."""
-        target = private_files.move_aside(self.file)
-        for end in ("-wal", "-shm"):
-            part = self.file.with_name(self.file.name + end)
-            if part.exists():
-                part.replace(target.with_name(target.name + end))
+        target = sqlite_files.set_aside(self.file)
         log.error("%s was damaged (%s): renamed to %s, and a new one was created", self.file, error, target.name)
 
     @contextmanager
@@ -178,10 +168,3 @@ class CommandDatabase:
                 raise NotReady(message, code="commands_locked") from error
             message = f"commands cannot be stored in {self.file}: {reason}; is the disk full or read-only?"
             raise StorageError(message) from error
-
-
-def _check(db: sqlite3.Connection) -> None:
-    """Raises sqlite3.DatabaseError."""
-    found = db.execute("PRAGMA quick_check(1)").fetchone()
-    if found is None or found[0] != "ok":
-        raise sqlite3.DatabaseError(f"database disk image is malformed: {found and found[0]}")

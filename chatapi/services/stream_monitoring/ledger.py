@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Literal
 
 from chatapi.errors import NotReady, StorageError
+from chatapi.storage import sqlite_files
 from chatapi.storage.sqlite_errors import kind_of
 from chatapi.system import private_files
 
@@ -201,15 +202,8 @@ class CoverageLedger:
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
-        with self._lock:
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
-                yield
-                self._db.execute("COMMIT")
-            except BaseException:
-                if self._db.in_transaction:
-                    self._db.execute("ROLLBACK")
-                raise
+        with self._lock, sqlite_files.transaction(self._db):
+            yield
 
     @contextmanager
     def _translated(self) -> Iterator[None]:

@@ -119,7 +119,7 @@ class TranscriptionService:
     async def _labels(
         self, source: Source, options: SpeakerOptions, priority: Priority, report: Report
     ) -> SpeakerLabels:
-        """Who speaks when; an error is no reason to lose the transcript."""
+        """Speaker labels; an error is no reason to lose the transcript."""
         try:
             return await self.speakers.labels(source, options, priority, report)
         except ChatapiError as error:

@@ -60,7 +60,7 @@ class SpeakerClusters:
             self._group_waiting()
 
     def speakers(self) -> Groups:
-        """The groups of all that was added: the speakers, the one who speaks most first; none where nothing was."""
+        """The groups of all that was added: the speakers, the one with most speech first; none where nothing was."""
         self._group_waiting()
         if not self._batches:
             return Groups(np.zeros((0, 0), np.float32), np.zeros(0, np.int64))

@@ -154,7 +154,7 @@ def _quietest(found: Vectors, cell: int) -> int:
 
 @dataclass(frozen=True)
 class SpeakerLabels:
-    """Who speaks when in a recording."""
+    """The speaker labels of a recording, with their times."""
 
     turns: tuple[SpeakerTurn, ...] = ()
     names: tuple[str, ...] = ()
@@ -165,7 +165,7 @@ class SpeakerLabels:
     def apply(self, segments: Iterable[Segment]) -> list[Segment]:
         """The segments with the names of their speakers, split between words where the speaker changes.
 
-        A segment without words stays whole and gets the speaker who speaks longest in it.
+        A segment without words stays whole and gets the speaker with the most speech in it.
         """
         return list(_with_speakers(segments, self.turns, self.names)) if self.turns else list(segments)
 

@@ -1,4 +1,4 @@
-"""Who speaks in a recording: speaker labels for its transcript."""
+"""Speaker labels for the transcript of a recording."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ class SpeakerLabeller:
         priority: Priority = Priority.BULK,
         report: Report = lambda seconds: None,
     ) -> SpeakerLabels:
-        """Who speaks when. Raises what `label_speakers` raises."""
+        """The speaker labels. Raises what `label_speakers` raises."""
         encoder = await self._encoder.open()
         threshold = encoder.threshold if self._settings.threshold is None else self._settings.threshold
         known = [unit(np.sum(await self._known(each, priority), axis=0)) for each in options.known]

@@ -96,7 +96,7 @@ class TranscribedChunk:
     processed: float
     """Seconds of the file processed so far; the whole file with the last chunk."""
     labels: SpeakerLabels | None = None
-    """Who speaks when in the whole file, with the last chunk, where it was asked for."""
+    """Speaker labels of the whole file, with the last chunk, where they were requested."""
     gaps: tuple[tuple[float, float], ...] = ()
     """Start and end of speech beside its segments in which no words were recognized, in seconds of the file."""
 

@@ -158,7 +158,7 @@ class VoiceConversion:
     @asynccontextmanager
     async def convert_part(self, samples: Samples, target: TargetVoice, source: str) -> AsyncIterator[ConvertedSpeech]:
         """A part of a recording of a job, 16 kHz mono. It takes no place in the queue, because more urgent work goes
-        first. `source`: a name of who speaks. Raises the errors of the engine."""
+        first. `source`: a name of the source's speaker. Raises the errors of the engine."""
         rate = (await self._worker.open()).rate
         conversion = StreamConversion(self._worker, target.rows, RECORDED, Priority.BULK, source)
         async with aclosing(_whole(conversion, samples)) as chunks:

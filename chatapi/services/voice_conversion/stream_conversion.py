@@ -65,7 +65,7 @@ class StreamConversion:
     def __init__(
         self, worker: Worker[VoiceConverter], reference: Samples, timing: StreamTiming, priority: Priority, source: str
     ) -> None:
-        """`source`: a name for who speaks, which no other stream has."""
+        """`source`: a name of the source's speaker, which no other stream has."""
         self._worker, self._reference, self._timing = worker, reference, timing
         self._priority, self._source = priority, source
         self._buffer: Samples = np.zeros(0, np.float32)
