@@ -49,6 +49,17 @@ def test_compressed_formats_are_decoded(container: str, codec: str) -> None:
     assert loudness(audio) == pytest.approx(0.3 / np.sqrt(2), rel=0.1)
 
 
+@pytest.mark.parametrize("container", ["amr", "3gp"])
+def test_amr_of_telephones_is_decoded_whole_and_cut(container: str) -> None:
+    file = encode_audio(tone(1.0, rate=8_000), 8_000, "libopencore_amrnb", container)
+    audio = decode(file)
+    assert audio.seconds == pytest.approx(1.0, abs=0.1)
+    # A codec for voices: a pure tone loses a quarter.
+    assert loudness(audio) == pytest.approx(0.3 / np.sqrt(2), rel=0.3)
+    if container == "amr":
+        assert decode(file[: len(file) // 2]).seconds == pytest.approx(0.5, abs=0.1)
+
+
 def test_written_wav_decodes_to_the_same_samples() -> None:
     sound = Audio(tone(0.25), RATE)
     np.testing.assert_allclose(decode(wav(sound)).samples, sound.samples, atol=1 / 32000)
