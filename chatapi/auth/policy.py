@@ -44,7 +44,10 @@ POLICY: dict[Interface, dict[str, tuple[Scope, ...]]] = {
         "GET /v1/models": ANY_KEY,
         "GET /v1/models/{model}": ANY_KEY,
         "POST /completion": (TALK,),
+        # A key lists the conversations that it began; the id of another one is its key.
+        "GET /conversations": (TALK,),
         "GET /conversations/{conversation}": (TALK,),
+        "PATCH /conversations/{conversation}": (TALK,),
         "DELETE /conversations/{conversation}": (TALK,),
         "GET /commands": (TALK, TRAIN),
         "POST /commands/classify": (TALK, TRAIN),

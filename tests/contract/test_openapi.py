@@ -21,7 +21,9 @@ from conftest import FAKE_ENGINES, RunningServer, serving, tone
 
 OPERATIONS = [
     ("/completion", "POST"),
+    ("/conversations", "GET"),
     ("/conversations/{conversation}", "GET"),
+    ("/conversations/{conversation}", "PATCH"),
     ("/conversations/{conversation}", "DELETE"),
     ("/health", "GET"),
     ("/ready", "GET"),

@@ -14,7 +14,8 @@ import httpx
 import pytest
 
 from chatapi.errors import NotFound, StorageError
-from chatapi.storage.history import RETRY_SECONDS, ConversationHistory
+from chatapi.storage.history import ConversationHistory
+from chatapi.storage.history.conversation_history import RETRY_SECONDS
 from conftest import FAKE_ENGINES
 from test_history_faults import RetryClock, add_turn, garbage, problem_codes, user_texts
 from test_service import free_port

@@ -17,7 +17,8 @@ import pytest
 
 from chatapi.errors import NotFound, NotReady
 from chatapi.settings import Settings
-from chatapi.storage.history import RETRY_SECONDS, ConversationHistory, ConversationState, SavedExchange
+from chatapi.storage.history import ConversationHistory, ConversationState, SavedExchange
+from chatapi.storage.history.conversation_history import RETRY_SECONDS
 from chatapi.storage.sqlite_errors import kind_of
 from conftest import RunningServer, serving
 

@@ -22,6 +22,7 @@ from chatapi.errors import BadInput, NotFound
 from chatapi.interfaces.http import (
     caption_routes,
     command_routes,
+    conversation_routes,
     conversion_routes,
     conversion_socket,
     job_routes,
@@ -70,8 +71,8 @@ def create_app(appliance: Appliance, loaded: Loaded | None = None) -> FastAPI:
         redirect_slashes=False,
     )
     for module in (
-        routes, job_routes, transcription_routes, transcript_routes, tus_routes, caption_routes, command_routes,
-        voice_routes, conversion_routes, conversion_socket,
+        routes, conversation_routes, job_routes, transcription_routes, transcript_routes, tus_routes, caption_routes,
+        command_routes, voice_routes, conversion_routes, conversion_socket,
     ):  # fmt: skip
         app.include_router(module.router(appliance))
     app.include_router(

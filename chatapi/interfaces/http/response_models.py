@@ -69,20 +69,6 @@ class AppliedChangesModel(ResponseModel):
     """Stored, but the command line of the server wins."""
 
 
-class ConversationMessage(ResponseModel):
-    """A message of a stored conversation."""
-
-    role: Literal["user", "assistant"]
-    text: str
-
-
-class ConversationModel(ResponseModel):
-    """A stored conversation; turns without text, such as tool calls, are left out."""
-
-    id: str
-    messages: list[ConversationMessage]
-
-
 class WarningModel(ResponseModel):
     """A problem that does not prevent answers."""
 

@@ -1,4 +1,4 @@
-"""The routes of our own API: `/completion`, conversations, operation, and the audio device."""
+"""The routes of our own API: `/completion`, operation, and the audio device."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ from chatapi.interfaces.http.response_models import (
     AudioDeviceModel,
     Capabilities,
     CompletionModel,
-    ConversationModel,
     HealthModel,
     Readiness,
 )
@@ -59,7 +58,6 @@ def router(appliance: Appliance) -> APIRouter:
     """All routes of this module."""
     routes = APIRouter(responses=problems(*EVERYWHERE))
     _add_completion_route(routes, appliance)
-    _add_conversation_routes(routes, appliance)
     _add_operation_routes(routes, appliance)
     _add_certificate_route(routes, appliance)
     _add_audio_device_routes(routes, appliance)
@@ -87,31 +85,6 @@ def _add_completion_route(routes: APIRouter, appliance: Appliance) -> None:
     async def completion(request: Request, traceparent: Traceparent = "") -> Response:
         parsed = await completion_request.read(request, traceparent)
         return CompletionResponse(appliance.completions, parsed, appliance.metrics)
-
-
-def _add_conversation_routes(routes: APIRouter, appliance: Appliance) -> None:
-    @routes.get(
-        "/conversations/{conversation}",
-        summary="Messages of a conversation",
-        response_model=ConversationModel,
-        responses=problems(404, 503, 507),
-    )
-    async def conversation(conversation: str) -> dict[str, Any]:
-        conversation_state = await appliance.conversations.recall(conversation, everything=True)
-        messages = []
-        for exchange in conversation_state.exchanges:
-            messages += [{"role": "user", "text": exchange.asked}, {"role": "assistant", "text": exchange.answered}]
-        # A turn with a tool call may have no text.
-        return {"id": conversation_state.id, "messages": [message for message in messages if message["text"]]}
-
-    @routes.delete(
-        "/conversations/{conversation}",
-        summary="Delete a conversation",
-        status_code=204,
-        responses=problems(404, 503, 507),
-    )
-    async def forget(conversation: str) -> None:
-        await appliance.conversations.remove(conversation)
 
 
 def _add_operation_routes(routes: APIRouter, appliance: Appliance) -> None:

@@ -10,11 +10,20 @@ from typing import Protocol
 
 import anyio
 
+from chatapi.auth import current_client
 from chatapi.errors import Busy, NotFound
 from chatapi.runtime.admission import Priority
 from chatapi.runtime.workers import Worker
-from chatapi.services.turns.response_history import is_of_responses
-from chatapi.storage.history import ConversationHistory, ConversationState, Exchange, SavedExchange, ToolResult
+from chatapi.services.turns.response_history import CONVERSATION_PREFIX, PREFIX, is_of_responses
+from chatapi.storage.history import (
+    ConversationHistory,
+    ConversationState,
+    ConversationSummary,
+    Exchange,
+    ListFilter,
+    SavedExchange,
+    ToolResult,
+)
 
 
 class Follower(Protocol):
@@ -53,6 +62,17 @@ class Conversations:
         _require_conversation(conversation)
         return await self.history.call(lambda history: history.recall(conversation, everything), priority)
 
+    async def listed(self, search: str = "", before: int = 0, most: int = 50) -> list[ConversationSummary]:
+        """The conversations that the present client may list, the one used last at the start: its own; those of all
+        for operators, and where there are no keys. `search`, `before` and `most`: as of ListFilter."""
+        chosen = ListFilter(current_client.owner(), search, before, most, (PREFIX, CONVERSATION_PREFIX))
+        return await self.history.call(lambda history: history.listed(chosen))
+
+    async def rename(self, conversation: str, title: str) -> None:
+        """Set the title in lists; empty: the start of the first message. Raises NotFound (unknown_conversation)."""
+        _require_conversation(conversation)
+        await self.history.call(lambda history: history.rename(conversation, title))
+
     async def add(
         self,
         before: ConversationState,
@@ -61,8 +81,10 @@ class Conversations:
         results: tuple[ToolResult, ...] = (),
         priority: Priority = Priority.REQUEST,
     ) -> SavedExchange:
-        """Store an exchange that follows those of `before`."""
-        saved = await self.history.call(lambda history: history.add(before, asked, answered), priority)
+        """Store an exchange that follows those of `before`; a new conversation belongs to the present client."""
+        client = current_client.holder()
+        owner = client.owner_id if client is not None else ""
+        saved = await self.history.call(lambda history: history.add(before, asked, answered, owner), priority)
         exchange = Exchange(saved.number, asked, answered, results)
         for follower in self._followers.get(before.id, ()):
             follower.exchange_added(exchange)

@@ -51,6 +51,21 @@ class SavedExchange:
 
 
 @dataclass(frozen=True)
+class ConversationSummary:
+    """A conversation in a list."""
+
+    id: str
+    title: str
+    """As a user named it, else the start of its first message."""
+    used: float
+    """Last use by the wall clock, in seconds since 1970."""
+    latest: int
+    """Number of its last exchange."""
+    exchanges: int
+    """Number of its exchanges."""
+
+
+@dataclass(frozen=True)
 class StorageProblem:
     """A problem of the store."""
 
@@ -75,3 +90,7 @@ class StoredConversation:
     """Observed time since its last use, in seconds."""
     exchanges: tuple[tuple[int, str, str, float], ...]
     """Number, user's message, answer, and time by the wall clock in seconds since 1970."""
+    owner: str = ""
+    """Who may list it, beside operators; empty: nobody."""
+    title: str = ""
+    """As a user named it; empty: the start of its first message."""

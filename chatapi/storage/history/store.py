@@ -9,7 +9,8 @@ from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 from chatapi.storage.clock import Clock, ObservedClock
-from chatapi.storage.history.records import ConversationState, Exchange, StoredConversation
+from chatapi.storage.history import listing
+from chatapi.storage.history.records import ConversationState, ConversationSummary, Exchange, StoredConversation
 from chatapi.storage.sqlite_errors import kind_of
 from chatapi.system import private_files
 
@@ -38,6 +39,7 @@ SCHEMA = (
     off REAL NOT NULL,
     sequence INTEGER NOT NULL
 ) STRICT""",
+    listing.SCHEMA,
 )
 """`used` and `at` are wall-clock times, for people and for older versions of chatapi; no decision uses them. `age` is
 the observed time of the last use, `latest` the number of the last exchange."""
@@ -124,10 +126,10 @@ class HistoryStore:
         )
         return ConversationState(conversation, row[0], tuple(Exchange(*exchange) for exchange in exchanges))
 
-    def add(self, before: ConversationState, asked: str, answered: str, restore: bool = False) -> int:
+    def add(self, before: ConversationState, asked: str, answered: str, restore: bool = False, owner: str = "") -> int:
         """Store an exchange, in one transaction, and return its number; creates the conversation when it is new.
 
-        `restore`: store the exchanges of `before` as well when the conversation is new here.
+        `restore`: store the exchanges of `before` as well when the conversation is new here. `owner`: of a new one.
         """
         with self._transaction():
             observed = self._observe()
@@ -140,6 +142,8 @@ class HistoryStore:
                 " latest = excluded.latest",
                 (before.id, before.system, wall, observed.seconds, number),
             )
+            if new:
+                listing.set_owner(self._db, before.id, owner)
             if new and restore:
                 rows = ((each.number, before.id, each.asked, each.answered, wall) for each in before.exchanges)
                 self._db.executemany("INSERT OR IGNORE INTO exchanges VALUES (?, ?, ?, ?, ?)", rows)
@@ -168,6 +172,17 @@ class HistoryStore:
         found = self._db.execute("DELETE FROM conversations WHERE id = ?", (conversation,)).rowcount > 0
         self.unswept |= found
         self.sweep()
+        return found
+
+    def listed(self, chosen: listing.ListFilter) -> list[ConversationSummary]:
+        """The conversations that have not expired, the one used last at the start."""
+        return listing.listed(self._db, self._observed().seconds - self._keep, chosen)
+
+    def rename(self, conversation: str, title: str) -> bool:
+        """Set the title of a conversation. Returns whether it exists."""
+        found = self._has(conversation)
+        if found:
+            listing.set_title(self._db, conversation, title)
         return found
 
     def expire(self) -> None:
@@ -205,7 +220,10 @@ class HistoryStore:
             "SELECT number, asked, answered, at FROM exchanges WHERE conversation = ? ORDER BY number", (conversation,)
         )
         key, system, first, used, age = row
-        return StoredConversation(key, system, first, used, self._observed().seconds - age, tuple(exchanges))
+        idle = self._observed().seconds - age
+        return StoredConversation(
+            key, system, first, used, idle, tuple(exchanges), *listing.label(self._db, conversation)
+        )
 
     def put(self, wholes: Sequence[StoredConversation], dropped: Sequence[tuple[str, int]] = ()) -> None:
         """Store whole conversations from another store and delete the `dropped` exchanges, in one transaction."""
@@ -228,6 +246,9 @@ class HistoryStore:
             " used = excluded.used, age = max(age, excluded.age), latest = max(latest, excluded.latest)",
             (whole.id, whole.system, whole.remembered_from, whole.used, observed.seconds - whole.idle, latest),
         )
+        listing.set_owner(self._db, whole.id, whole.owner)
+        if whole.title:
+            listing.set_title(self._db, whole.id, whole.title)
         for number, asked, answered, at in whole.exchanges:
             done = self._db.execute(
                 "INSERT INTO exchanges VALUES (?, ?, ?, ?, ?) ON CONFLICT (number) DO UPDATE"
@@ -291,6 +312,7 @@ class HistoryStore:
         try:
             self._db.execute("INSERT INTO conversations VALUES ('', NULL, 0, 0, 0, 0)")
             self._db.execute("INSERT INTO exchanges VALUES (-1, '', '', '', 0)")
+            self._db.execute("INSERT INTO labels VALUES ('', '', '')")
         except (sqlite3.IntegrityError, sqlite3.OperationalError) as error:
             if kind_of(error) != "unwritable" or "values" in str(error) or isinstance(error, sqlite3.IntegrityError):
                 raise sqlite3.DatabaseError(f"malformed tables: {error}") from error
