@@ -162,17 +162,19 @@ export class Recording {
   }
 
   async #showAudio(duration) {
-    this.#audio = new AudioBar(duration, (seconds, playing) => this.#transcript.show(seconds, playing));
+    this.#audio = new AudioBar(duration, () => this.#audioAddress(), (seconds, playing) => this.#transcript.show(seconds, playing));
     this.#dock.replaceChildren(this.#audio.element);
     this.#dock.hidden = false;
+    await this.#audio.load();
+  }
+
+  /** Where the audio can be read. An audio element sends no key, so a key needs a link, which expires after some minutes. */
+  async #audioAddress() {
     const path = `jobs/${this.#id}/audio`;
-    if (!this.#api.hasKey) {
-      this.#audio.source = this.#api.url(path).href;
-      return;
-    }
-    // An audio element sends no key.
-    const blob = await (await this.#api.request(path, { signal: this.#frame.signal })).blob();
-    if (!this.#frame.signal.aborted) this.#audio.source = URL.createObjectURL(blob);
+    if (!this.#api.hasKey) return this.#api.url(path).href;
+    const { url } = await this.#api.send('POST', `${path}-link`);
+    // The server may be below a path of a proxy.
+    return this.#api.url(url.replace(/^\//, '')).href;
   }
 
   async #rename(label, name) {
