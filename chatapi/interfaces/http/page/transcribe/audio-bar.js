@@ -1,6 +1,6 @@
 /** The bar that plays a recording: play and pause, position, speed. */
 
-import { button, element, icon, showIcon } from '../dom.js';
+import { button, element, icon, named, showIcon } from '../dom.js';
 import { clock } from '../durations.js';
 import { preferences } from '../preferences.js';
 import { number, t } from '../texts.js';
@@ -86,7 +86,8 @@ export class AudioBar {
   }
 
   #skipButton(seconds, key) {
-    return button(seconds < 0 ? `−${-seconds}` : `+${seconds}`, () => this.skip(seconds), { class: 'round skip-by', 'aria-label': t(key, Math.abs(seconds)), title: t(key, Math.abs(seconds)) });
+    const visible = seconds < 0 ? `−${-seconds}` : `+${seconds}`;
+    return button(visible, () => this.skip(seconds), { class: 'round skip-by', ...named(visible, t(key, Math.abs(seconds))) });
   }
 
   #changed() {

@@ -1,6 +1,6 @@
 /** One recording: its progress while it runs, then its transcript with playback, speakers, search and downloads. */
 
-import { button, element, icon } from '../dom.js';
+import { button, element, icon, named } from '../dom.js';
 import { clock } from '../durations.js';
 import { Fault, reasonOf } from '../faults.js';
 import { nameOfLanguage, t } from '../texts.js';
@@ -137,7 +137,7 @@ export class Recording {
     const status = element('span', { class: 'unseen', role: 'status' });
     const copy = button('', () => this.#copy(copy, status), { class: 'plain', id: 'copy' });
     copy.append(icon('copy'), element('span', {}, t('transcribe.copy')));
-    const links = FORMATS.map((format) => button(format, () => this.#download(format), { class: 'plain format', 'data-format': format, 'aria-label': t('transcribe.download', t(`transcribe.formats.${format}`)), title: t('transcribe.download', t(`transcribe.formats.${format}`)) }));
+    const links = FORMATS.map((format) => button(format, () => this.#download(format), { class: 'plain format', 'data-format': format, ...named(format, t('transcribe.download', t(`transcribe.formats.${format}`))) }));
     return element('div', { class: 'downloads', role: 'group', 'aria-label': t('transcribe.downloads') }, copy, status, ...links);
   }
 
