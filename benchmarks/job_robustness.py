@@ -35,6 +35,7 @@ from running import free_port
 from chatapi import settings
 from chatapi.audio import RATE, Audio, wav
 from chatapi.engines import registry
+from chatapi.storage import atomic_files
 from chatapi.storage.layout import DataDirectory
 
 MODEL = "whisper-tiny.en-ct2"
@@ -245,7 +246,9 @@ def disk(place: Path, chosen: argparse.Namespace) -> Verdict:
     """A disk that is full while recordings are submitted and transcribed, and has room again later."""
     found, verdict = recordings(chosen.files, chosen.seed), Verdict()
     expected = undisturbed(place, found)
-    with small_disk(place, sum(len(each.content) for each in found) * 3 // 4 >> 20) as folder:
+    # Beside the reserve that uploads leave, three quarters of the recordings fit.
+    room = atomic_files.RESERVE + sum(len(each.content) for each in found) * 3 // 4
+    with small_disk(place, room >> 20) as folder:
         server, accepted, rejected = Server(folder / "data"), dict[str, int](), list[str]()
         server.start()
         try:

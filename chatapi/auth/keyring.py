@@ -7,7 +7,7 @@ import logging
 import os
 import secrets
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -26,6 +26,7 @@ from chatapi.auth.key_store import (
 )
 from chatapi.auth.rate_limit import RequestRates, WrongKeys
 from chatapi.auth.scopes import ANYBODY, OPERATE, SETTINGS, KeyHolder
+from chatapi.auth.signed_links import SignedLinks
 from chatapi.errors import SettingsError, Unauthorized
 from chatapi.storage.layout import DataDirectory
 from chatapi.system import private_files
@@ -65,6 +66,7 @@ class Keyring:
         self._wrong = WrongKeys(clock)
         self._used: dict[str, float] = {}
         self.secrets = ClientSecrets(now)
+        self.links = SignedLinks(now)
 
     @property
     def required(self) -> bool:
@@ -90,6 +92,17 @@ class Keyring:
             return SETTINGS
         self._wrong.count(address)
         raise Unauthorized(MISSING)
+
+    def follow_link(self, method: str, path: str, query: Mapping[str, str]) -> KeyHolder | None:
+        """The client for which a signed link acts; None: the request is no such link. Raises Unauthorized (it has
+        expired), SettingsError (keys_damaged)."""
+        maker = self.links.maker(method, path, query)
+        if maker == SETTINGS.owner_id and self._own is not None:
+            return SETTINGS
+        key = (self._current() or {}).get(maker or "")
+        if key is None or key.invalid_reason(self._now()):
+            return None
+        return KeyHolder(key.name, tuple(key.scopes), key.id, key.rate)
 
     def authorize(self, holder: KeyHolder, wanted: policy.Operation) -> None:
         """Count a request of the client, and check that the policy allows it. Raises TooMany (rate_limited), Forbidden

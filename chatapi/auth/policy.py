@@ -118,6 +118,7 @@ POLICY: dict[Interface, dict[str, tuple[Scope, ...]]] = {
         "DELETE /jobs/{job}": (OPERATE, TALK, TRANSCRIBE, VOICES),
         "GET /jobs/{job}/result": (OPERATE, TALK, TRANSCRIBE),
         "GET /jobs/{job}/audio": (OPERATE, TALK, TRANSCRIBE),
+        "POST /jobs/{job}/audio-link": (OPERATE, TALK, TRANSCRIBE),
         "PATCH /jobs/{job}/speakers": (OPERATE, TALK, TRANSCRIBE),
         "GET /jobs/{job}/log": (OPERATE,),
         "GET /jobs/{job}/events": (OPERATE, TALK, TRAIN, TRANSCRIBE, VOICES),

@@ -124,6 +124,8 @@ class Transcriber(Protocol):
     """ISO 639-1 codes of the supported languages."""
     translates: bool
     """Whether it can translate speech in another language to English."""
+    on_gpu: bool
+    """Whether it runs on a GPU."""
 
     def transcribe(
         self,

@@ -126,6 +126,7 @@ class FakeTranscriber(PacedEngine):
     languages = ("en", "de")
     slots = 1
     translates = True
+    on_gpu = False
 
     def transcribe(
         self,

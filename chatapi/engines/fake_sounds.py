@@ -48,6 +48,7 @@ class FakeVoiceConverter(PacedEngine):
 
     rate = RATE
     reference_format = "fake"
+    on_gpu = False
 
     def reference(self, samples: Samples, stop: Stop = never) -> Iterator[Samples]:
         if stop() or not len(samples):

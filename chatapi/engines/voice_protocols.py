@@ -97,6 +97,8 @@ class VoiceConverter(Protocol):
     """Sample rate of its speech, in Hz."""
     reference_format: str
     """Name of the form of its references; one of another form cannot be used."""
+    on_gpu: bool
+    """Whether it runs on a GPU."""
 
     def reference(self, samples: Samples, stop: Stop = never) -> Iterator[Samples]:
         """What is kept of a voice: rows of numbers, of shape (frames, width), of 16 kHz mono of one speaker, part by

@@ -91,7 +91,7 @@ def test_size_colours_and_times_are_kept_and_full_screen_is_left(
     page = opened(browse, captioner, f"/{id_}")
     page.wait_for(LINES, 1)
     small = page.run(SIZE)
-    page.press("[aria-label='Larger text']")
+    page.press("[title='Larger text']")
     large = page.run(SIZE)
     assert large > small
     page.run("const field = document.querySelector('.captions-controls select'); field.value = 'contrast';"

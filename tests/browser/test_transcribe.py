@@ -267,7 +267,16 @@ def test_key_is_asked_for_and_used_for_uploads_and_audio(serve: Serve, browse: B
         row(page, "locked.wav", "done").find_element("css selector", ".open").click()
         page.wait_for(".transcript .words")
         page.wait(lambda: page.run("return document.querySelector('audio').readyState") > 0)
-        assert page.run("return document.querySelector('audio').src").startswith("blob:")
+        assert "&signature=" in page.run("return document.querySelector('audio').src")
+        # A link that has expired is replaced, and playback goes on where it was.
+        page.run("const now = Date.now; Date.now = () => now() + 60_000")
+        page.run(
+            "const audio = document.querySelector('audio');"
+            "audio.src = audio.src.replace(/signature=.*/, 'signature=0'); audio.currentTime = 4"
+        )
+        page.wait(lambda: page.run("return document.querySelector('audio').readyState") > 0)
+        assert page.run(TIME) == 4
+        assert not page.run("return document.querySelector('audio').src").endswith("signature=0")
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

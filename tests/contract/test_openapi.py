@@ -71,6 +71,7 @@ OPERATIONS = [
     ("/uploads/{upload}", "DELETE"),
     ("/jobs/{job}/result", "GET"),
     ("/jobs/{job}/audio", "GET"),
+    ("/jobs/{job}/audio-link", "POST"),
     ("/jobs/{job}/speakers", "PATCH"),
     ("/jobs/{job}/log", "GET"),
     ("/jobs/{job}/events", "GET"),

@@ -19,8 +19,10 @@ import httpx
 import pytest
 
 from chatapi import auth
+from chatapi.engines.fake import FakeTranscriber
 from chatapi.settings import Settings
 from conftest import FAKE_ENGINES, RunningServer, encode_audio, serving, tone, until
+from gpu_driver import nvidia_smi
 from paths import ROOT
 from torchserve_ports import TorchServePorts, torchserving
 
@@ -80,6 +82,31 @@ def test_registration_with_workers_answers_as_torchserve_does(ports: TorchServeP
     assert ports.inference.post("/predictions/a", content=audio).status_code == 200
     for name in ("a", "b"):
         assert ports.management.delete(f"/models/{name}").status_code == 200
+
+
+def test_worker_on_a_gpu_has_its_usage_and_metrics_have_all_gpus(
+    ports: TorchServePorts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = description(ports, "asr")
+    worker = found["workers"][0]
+    assert (found["deviceType"], worker["gpu"], worker["gpuUsage"]) == ("cpu", False, "N/A")
+    assert "GPUUtilization{" not in ports.metrics.get("/metrics").text
+    nvidia_smi(tmp_path, monkeypatch, "0, 37, 12, 1024, 4096", "1, [N/A], [N/A], 512, 4096")
+    monkeypatch.setattr(FakeTranscriber, "on_gpu", True)
+    found = description(ports, "asr")
+    worker = found["workers"][0]
+    assert (found["deviceType"], worker["gpu"]) == ("gpu", True)
+    usage = "gpuId::0 utilization.gpu [%]::37 % utilization.memory [%]::12 % memory.used [MiB]::1024 MiB"
+    assert worker["gpuUsage"] == usage
+    text = ports.metrics.get("/metrics").text
+    values = re.findall(r'^(GPU\w+){Level="Host",DeviceId="(\d)",Hostname="[^"]+"} (.+)$', text, re.MULTILINE)
+    assert values == [
+        ("GPUUtilization", "0", "37.0"),
+        ("GPUMemoryUsed", "0", "1024.0"),
+        ("GPUMemoryUsed", "1", "512.0"),
+        ("GPUMemoryUtilization", "0", "25.0"),
+        ("GPUMemoryUtilization", "1", "12.5"),
+    ]
 
 
 def test_registration_by_json_body(ports: TorchServePorts) -> None:

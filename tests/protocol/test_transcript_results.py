@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 
@@ -100,18 +101,39 @@ def test_audio_for_playback_has_the_times_of_the_transcript(server: RunningServe
     assert problem_of(server.client.get(f"/jobs/{job}/audio")) == (404, "unknown_job")
 
 
+def test_link_plays_this_recording_alone_without_a_key(tmp_path: Path) -> None:
+    with with_settings(tmp_path, "server.api_key=sesame") as server, httpx.Client(base_url=server.url) as player:
+        server.client.headers["Authorization"] = "Bearer sesame"
+        job = submitted(server, files=FORM)
+        assert ended(server, job)["audio"] is True
+        assert player.post(f"/jobs/{job}/audio-link").status_code == 401
+        link = server.client.post(f"/jobs/{job}/audio-link").json()
+        assert 0 < link["expires_at"] - time.time() <= 300
+        whole = player.get(link["url"])
+        assert whole.content == server.client.get(f"/jobs/{job}/audio").content
+        part = player.get(link["url"], headers={"Range": "bytes=1000-1999"})
+        assert part.status_code == 206 and part.content == whole.content[1000:2000]
+        assert player.head(link["url"]).headers["Accept-Ranges"] == "bytes"
+        query = link["url"].partition("?")[2]
+        for method, path in (("GET", "/result"), ("POST", "/audio-link"), ("POST", "/cancel"), ("DELETE", "")):
+            assert player.request(method, f"/jobs/{job}{path}?{query}").status_code == 401
+        assert player.get(link["url"] + "0").status_code == 401
+        assert problem_of(server.client.post("/jobs/j0/audio-link")) == (404, "unknown_job")
+
+
 def test_audio_is_not_kept_where_the_settings_say_so(tmp_path: Path) -> None:
     with with_settings(tmp_path, "transcription.keep_audio=false") as server:
         job = submitted(server, files=FORM)
         done = ended(server, job)
         assert done["state"] == "done" and done["audio"] is False
         assert problem_of(server.client.get(f"/jobs/{job}/audio")) == (404, "no_audio")
+        assert problem_of(server.client.post(f"/jobs/{job}/audio-link")) == (404, "no_audio")
         assert not list((tmp_path / "jobs" / job).rglob("*.mp3"))
 
 
 def test_text_of_a_part_is_there_before_the_part_is_complete(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parts, "PART_SECONDS", 300.0)
-    with with_settings(tmp_path, "fake.delay=0.05") as server:
+    with with_settings(tmp_path, "fake.delay=0.02") as server:
         job = submitted(server, files=FORM)
         end = time.monotonic() + TIMEOUT
         while True:

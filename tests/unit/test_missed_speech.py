@@ -54,8 +54,13 @@ def test_short_and_unlikely_speech_is_not_missed(second: SpeechRegion) -> None:
 
 
 def test_a_part_of_one_region_and_many_regions_are_bounded() -> None:
-    assert list(missed([], part(region(1, 2)))) == []
-    assert len(list(missed([], part(*(region(5 * number, 1) for number in range(9)))))) == 4
+    assert missed([], part(region(1, 2))) == []
+    audio = part(*(region(5 * number, 1) for number in range(9)))
+    found = missed([], audio)
+    # Each is in one of them, with its own audio.
+    assert [len(each.regions) for each in found] == [3, 3, 3]
+    assert sum((each.regions for each in found), ()) == audio.regions
+    assert [set(each.samples) for each in found] == [{0.0, 1.0, 2.0}, {3.0, 4.0, 5.0}, {6.0, 7.0, 8.0}]
 
 
 def test_segments_are_merged_by_time() -> None:
@@ -91,8 +96,10 @@ class SkippingTranscriber:
             yield Segment("first last", 0.3, seconds - 0.5, language="en", words=words)
 
 
-async def transcribed(alone: str, **options: Any) -> tuple[TranscribedChunk, SkippingTranscriber]:
-    engine, chunks = SkippingTranscriber(alone), list[TranscribedChunk]()
+async def transcribed(
+    alone: str, kind: type[SkippingTranscriber] = SkippingTranscriber, **options: Any
+) -> tuple[TranscribedChunk, SkippingTranscriber]:
+    engine, chunks = kind(alone), list[TranscribedChunk]()
     asr = Worker("asr", lambda: engine)
     vad = Worker("vad", lambda: FakeVoiceActivityDetector(Settings(), []))
     transcriber = FileTranscriber(SimpleNamespace(vad=vad, asr=asr), Settings(), Metrics())  # type: ignore[arg-type]
@@ -136,3 +143,25 @@ async def test_missed_speech_without_words_is_a_gap() -> None:
 async def test_translations_are_not_completed() -> None:
     chunk, engine = await transcribed("second", translate=True)
     assert [each.text for each in chunk.segments] == ["first", "last"] and len(engine.asked) == 1
+
+
+class SilentTranscriber(SkippingTranscriber):
+    """Finds no words in anything."""
+
+    def transcribe(
+        self,
+        samples: Samples,
+        language: str | None = None,
+        stop: Stop = never,
+        options: TranscriptionOptions = DEFAULT_OPTIONS,
+    ) -> Iterator[Segment]:
+        del language, stop, options
+        self.asked.append(len(samples) / RATE)
+        return iter(())
+
+
+@pytest.mark.anyio
+async def test_speech_without_any_word_is_a_gap_and_is_not_tried_again() -> None:
+    chunk, engine = await transcribed("", SilentTranscriber)
+    assert chunk.segments == () and len(engine.asked) == 1
+    assert [round(start) for start, _ in chunk.gaps] == [0, 4, 7]

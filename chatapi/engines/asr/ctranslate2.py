@@ -108,6 +108,7 @@ class CTranslate2(WhisperTranscriber):
         self._ids, self._token_bytes = _tokens(folder / "vocabulary.txt")
         self._whisper = loaded(folder, table, self.slots, self.threads)
         self.translates = bool(self._whisper.is_multilingual)
+        self.on_gpu = self._whisper.device == "cuda"
         self._filters = mel_filters(self._whisper.n_mels)
         self._warm_up()
 

@@ -48,6 +48,7 @@ class KnnVc:
         self._spectrograms, self._whisper_bands = Spectrograms(), mel_filters(80)
         self._encoder = _session(files["encoder.onnx"], settings)
         self._vocoder = _session(files["vocoder.onnx"], settings)
+        self.on_gpu = self._vocoder.get_providers()[0] != onnx_providers.NAMES["cpu"]
         self._width = int(self._encoder.get_outputs()[0].shape[-1])
         self._sources, self._pools = SourceMemories(), TargetPools(self._width)
 

@@ -41,9 +41,10 @@ from chatapi.interfaces.http.connections import ConnectionTable
 from chatapi.interfaces.http.draining import DrainingServer, FurtherServer
 from chatapi.interfaces.http.listening import BACKLOG
 from chatapi.interfaces.http.middleware import RequestMiddleware
-from chatapi.interfaces.http.protocols import HEAD_BYTES, HttpProtocol, Shared, SocketProtocol
+from chatapi.interfaces.http.protocols import HEAD_BYTES, HttpProtocol, Shared
 from chatapi.interfaces.http.tls import SecureFurtherServer, SecureServer
 from chatapi.interfaces.http.validation import reject_invalid
+from chatapi.interfaces.http.websocket_protocol import SocketProtocol
 from chatapi.runtime.byte_budget import ByteBudget
 from chatapi.runtime.drain import ERROR_SECONDS, FINISH_SECONDS, Drain
 from chatapi.setting_changes import SettingChanges

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 
-from starlette.datastructures import Headers
+from starlette.datastructures import Headers, QueryParams
 from starlette.responses import Response
 from starlette.types import Scope
 
@@ -89,11 +89,16 @@ def own_dialect(settings: Settings, keyring: Keyring) -> HttpDialect:
 
 
 def authenticated(keyring: Keyring, scope: Scope, headers: Headers) -> KeyHolder:
-    """The holder of the API key of a request. Raises Unauthorized, TooMany, SettingsError.
+    """The holder of the API key of a request, or of the signed link that it is. Raises Unauthorized, TooMany,
+    SettingsError.
 
-    Browsers can send the key of a WebSocket only as a subprotocol.
+    Browsers can send the key of a WebSocket only as a subprotocol, and none with the source of an audio element.
     """
     offered = key_headers.offered_keys(headers, scope.get("subprotocols", ()))
+    if not offered and scope["type"] == "http":
+        query = QueryParams(scope["query_string"])
+        if (holder := keyring.follow_link(scope["method"], scope["path"], query)) is not None:
+            return holder
     return keyring.authenticate(offered, client_of(scope))
 
 

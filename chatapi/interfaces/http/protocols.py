@@ -1,11 +1,11 @@
-"""uvicorn's protocols for HTTP and WebSockets, with limits on the size and time of what one connection sends."""
+"""uvicorn's protocol for HTTP, with limits on the size and time of what one connection sends."""
 
 from __future__ import annotations
 
 import json
 import logging
 import sys
-from asyncio import AbstractEventLoop, TimerHandle, Transport
+from asyncio import AbstractEventLoop, Transport
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
@@ -15,12 +15,10 @@ from typing import Any, cast
 
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
-from uvicorn.protocols.utils import ClientDisconnected
-from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.http11 import Request
 from websockets.server import ServerProtocol
 
-from chatapi.errors import BadInput, Busy, ChatapiError, TooLarge, TooSlow
+from chatapi.errors import BadInput, ChatapiError, TooLarge, TooSlow
 from chatapi.interfaces.http.connections import ConnectionEntry, ConnectionTable
 from chatapi.interfaces.http.problems import Problem
 from chatapi.runtime.byte_budget import ByteBudget
@@ -33,11 +31,6 @@ HEAD_BYTES = 32 << 10
 """Largest head of a request, including path and query, in bytes."""
 SLICE = 4 << 10
 """Bytes parsed at a time when a few bytes may be a whole chunk or frame, each of which costs microseconds."""
-FRAMES = 2048
-"""Frames of a WebSocket that may be small; beyond them the average must be `FRAME_BYTES` bytes."""
-FRAME_BYTES = 32
-FRAGMENTS = 1024
-"""Most frames of one WebSocket message."""
 STARTS_PER_ITERATION = 8
 """Most requests that start in one iteration of the event loop; each takes a millisecond or more."""
 HEALTH = (b"GET /health ", b"GET /ready ", b"HEAD /health ", b"HEAD /ready ")
@@ -231,125 +224,6 @@ class HttpProtocol(H11Protocol):
             self.transport.write_eof()
         self.flow.resume_reading()
         self.loop.call_later(LINGER_SECONDS, self.transport.close)
-
-
-class SocketProtocol(WebSocketsSansIOProtocol):
-    """One WebSocket connection, from its handshake on."""
-
-    def __init__(self, *arguments: Any, entry: ConnectionEntry, shared: Shared, **options: Any) -> None:
-        super().__init__(*arguments, **options)
-        self._entry = entry
-        self._shared = shared
-        self._held = shared.budget.open(entry.address)
-        self._frames = 0
-        self._bytes = 0
-        self._waiting: deque[int] = deque()
-        """Size in bytes of each complete message that is not received by the application yet."""
-        self._processing = 0
-        """Size in bytes of the message that the application processes."""
-        self._timer: TimerHandle | None = None
-        self._failed = False
-        """Whether it was closed because of a fault of the client."""
-        entry.connection = self
-
-    def expire(self) -> None:
-        """Does nothing: the WebSocket's application has its own idle timeout."""
-
-    def shutdown(self) -> None:
-        """Leaves an open session to its application, which sends an error and closes it; a client that does not answer
-        that is disconnected."""
-        if self.handshake_complete and not self.close_sent:
-            self.loop.call_later(LINGER_SECONDS, self.transport.close)
-        else:
-            super().shutdown()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._shared.connections.remove(self._entry)
-        self._held.release()
-        self._cancel_timer()
-        super().connection_lost(exc)
-
-    def data_received(self, data: bytes) -> None:
-        for first in range(0, len(data), SLICE):
-            if self.transport.is_closing():
-                return
-            part = data[first : first + SLICE]
-            self._bytes += len(part)
-            super().data_received(part)
-            if self._frames > FRAMES + self._bytes // FRAME_BYTES:
-                self._fail(1008, "too many small frames")
-        self._count_memory()
-
-    async def receive(self) -> Any:
-        # A received message counts until the application requests the next one.
-        self._processing = 0
-        self._count_memory()
-        message = await super().receive()
-        if message["type"] == "websocket.receive":
-            self._processing = self._waiting.popleft()
-        return message
-
-    def handle_connect(self, event: Request) -> None:
-        super().handle_connect(event)
-        if self._entry.rejection:
-            cast(dict[str, Any], self.scope)[REJECTED] = self._entry.rejection
-
-    def handle_events(self) -> None:
-        self._frames += len(self.conn.events)
-        super().handle_events()
-
-    def handle_cont(self, event: Any) -> None:
-        if len(self.frames) >= FRAGMENTS:
-            self._fail(1008, f"a message of more than {FRAGMENTS} frames")
-            return
-        super().handle_cont(event)
-
-    def send_receive_event_to_app(self) -> None:
-        if not self.close_sent:
-            self._waiting.append(sum(map(len, self.frames)))
-        super().send_receive_event_to_app()
-
-    def handle_parser_exception(self) -> None:
-        if self.conn.close_sent is None:
-            # Data arrived before the handshake response; no frame can be sent yet.
-            self.transport.abort()
-            return
-        super().handle_parser_exception()
-        self._failed = True
-
-    async def send(self, message: Any) -> None:
-        if self._failed:
-            # The client caused the close; the application has done nothing wrong.
-            raise ClientDisconnected
-        await super().send(message)
-
-    def _count_memory(self) -> None:
-        """Counts the memory in use, and starts the timeout of an incomplete message."""
-        started = len(self.conn.reader.buffer) + (self.conn.cur_size or 0)
-        try:
-            self._held.hold(started + sum(self._waiting) + self._processing)
-        except Busy:
-            self._fail(1013, "busy")
-            return
-        if not started:
-            self._cancel_timer()
-        elif self._timer is None:
-            self._timer = self.loop.call_later(
-                self._shared.message_seconds, self._fail, 1008, "a message timed out before it was complete"
-            )
-
-    def _cancel_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-
-    def _fail(self, code: int, reason: str) -> None:
-        self._cancel_timer()
-        if self.transport.is_closing() or self.close_sent:
-            return
-        self._held.release()
-        self.conn.fail(code, reason)
-        self.handle_parser_exception()
 
 
 def _large_head() -> TooLarge:

@@ -40,6 +40,15 @@ class SpeakerNamesModel(BaseModel):
     """Speaker label of the transcript, such as A -> the name that is shown and downloaded; empty: the label again."""
 
 
+class AudioLinkModel(ResponseModel):
+    """A link to the recording of a job."""
+
+    url: str
+    """Its path and query on this server; GET and HEAD need no key with it."""
+    expires_at: int
+    """When it expires, in seconds since 1970."""
+
+
 class NamedSpeakersModel(ResponseModel):
     """The names of the speakers of a transcript."""
 
@@ -127,6 +136,13 @@ def _add_speakers(routes: APIRouter, appliance: Appliance, access: JobAccess) ->
 
 
 def _add_audio(routes: APIRouter, appliance: Appliance, access: JobAccess) -> None:
+    def find(request: Request, job: str, store: JobStore) -> Path:
+        """The copy of the recording. Raises NotFound (no_audio)."""
+        found = appliance.transcription_jobs.results.audio(_done(store, job, request))
+        if found is None:
+            raise NotFound(f"the audio of job {job} is not kept (transcription.keep_audio)", code="no_audio")
+        return found
+
     @routes.get(
         "/jobs/{job}/audio",
         summary="The recording of a job that is done, as MP3; ranges are supported",
@@ -137,11 +153,16 @@ def _add_audio(routes: APIRouter, appliance: Appliance, access: JobAccess) -> No
         },
     )
     async def audio(request: Request, job: str) -> Response:
-        def find(store: JobStore) -> Path:
-            found = appliance.transcription_jobs.results.audio(_done(store, job, request))
-            if found is None:
-                raise NotFound(f"the audio of job {job} is not kept (transcription.keep_audio)", code="no_audio")
-            return found
-
-        place = await access.call(find)
+        place = await access.call(partial(find, request, job))
         return FileResponse(place, media_type=playback_copy.MEDIA_TYPE, headers={"Cache-Control": "private, no-cache"})
+
+    @routes.post(
+        "/jobs/{job}/audio-link",
+        summary="A link to the recording that needs no key and expires soon, for an audio player",
+        response_model=AudioLinkModel,
+        responses=problems(404, 409, 503),
+    )
+    async def audio_link(request: Request, job: str) -> dict[str, Any]:
+        await access.call(partial(find, request, job))
+        url, expires = appliance.keyring.links.create(holder_of(request), f"/jobs/{job}/audio")
+        return {"url": url, "expires_at": expires}

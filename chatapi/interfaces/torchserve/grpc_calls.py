@@ -73,7 +73,8 @@ def management_calls(torchserve: TorchServe) -> Mapping[str, Call]:
 
     async def describe(request: Any, context: Any) -> Any:
         del context
-        return response(msg=text_of(management.described(request.model_name, request.model_version or None)))
+        found = await management.described(request.model_name, request.model_version or None)
+        return response(msg=text_of(found))
 
     async def listed(request: Any, context: Any) -> Any:
         del context

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from datetime import datetime, timezone
 from typing import Any
 
+import anyio.to_thread
 import psutil
 from starlette.requests import Request
 from starlette.responses import Response
@@ -19,7 +20,7 @@ from chatapi.interfaces.http.ignored import IgnoredParameters
 from chatapi.interfaces.http.json_body import json_object, media_type
 from chatapi.interfaces.http.middleware import KEY_HOLDER
 from chatapi.interfaces.http.spooling import Spool
-from chatapi.interfaces.torchserve import description
+from chatapi.interfaces.torchserve import description, gpus
 from chatapi.interfaces.torchserve.errors import json_response
 from chatapi.interfaces.torchserve.served_model import FIRST_WORKER, ServedModel
 from chatapi.interfaces.torchserve.service import TorchServe
@@ -31,6 +32,12 @@ OPTIONS = ("batch_size", "max_batch_delay", "response_timeout", "startup_timeout
 REGISTER = ("url", "model_name", "initial_workers", "synchronous", *OPTIONS)
 """Parameters of a registration that have an effect; a handler is never run."""
 SCALE = ("min_worker", "max_worker", "synchronous", "model_version")
+SINGLE: Mapping[str, Any] = {
+    "parallelType": "", "parallelLevel": 1, "continuousBatching": False, "stateful": False, "useJobTicket": False,
+    "useVenv": False,
+}  # fmt: skip
+"""What a description says of batches and workers that no model here has: of one prediction over several requests, of
+several processes, and of a worker's own environment."""
 UPDATING = "Processing worker updates..."
 
 Parameters = Mapping[str, Any]
@@ -51,10 +58,12 @@ class Management:
         more = {"nextPageToken": str(last)} if last < len(models) else {}
         return {**more, "models": [{"modelName": m.name, "modelUrl": m.url} for m in models[max(first, 0) : last]]}
 
-    def described(self, name: str, version: str | None) -> list[dict[str, Any]]:
+    async def described(self, name: str, version: str | None) -> list[dict[str, Any]]:
         """The default version of a model, another one, or `all`."""
         found = self._models.versions(name) if version == "all" else [self._models.get(name, version)]
-        return [self._description(each) for each in found]
+        has_gpu = any(self._torchserve.is_on_gpu(each) and each.started_at for each in found)
+        usage = gpus.usage(await anyio.to_thread.run_sync(gpus.readings)) if has_gpu else gpus.NONE
+        return [self._description(each, usage) for each in found]
 
     async def register(self, values: Parameters) -> tuple[str, int]:
         """Register a model; the status text and the HTTP status. Raises MethodNotAllowed, CallerError."""
@@ -122,8 +131,9 @@ class Management:
             message = "Requested method is not allowed: torchserve.model_api=true lets clients register models"
             raise MethodNotAllowed(message, ("GET", "PUT"))
 
-    def _description(self, served: ServedModel) -> dict[str, Any]:
-        options, ready = served.options, self._torchserve.is_ready(served)
+    def _description(self, served: ServedModel, usage: str) -> dict[str, Any]:
+        """`usage`: that of the GPU on which models run that are on one."""
+        options, ready, on_gpu = served.options, self._torchserve.is_ready(served), self._torchserve.is_on_gpu(served)
         memory = psutil.Process().memory_info().rss
         workers = [
             {
@@ -132,8 +142,8 @@ class Management:
                 "status": "READY" if ready else "UNLOADING",
                 "memoryUsage": memory,
                 "pid": os.getpid(),
-                "gpu": False,
-                "gpuUsage": "N/A",
+                "gpu": on_gpu,
+                "gpuUsage": usage if on_gpu else gpus.NONE,
             }
             for number, started in enumerate(served.started_at)
         ]
@@ -143,6 +153,7 @@ class Management:
             "minWorkers": served.min_workers, "maxWorkers": served.max_workers,
             "batchSize": options.batch_size, "maxBatchDelay": options.max_batch_delay,
             "responseTimeout": options.response_timeout, "startupTimeout": options.startup_timeout,
+            "deviceType": "gpu" if on_gpu else "cpu", **SINGLE,
             "loadedAtStartup": served.loaded_at_startup, "workers": workers,
             "jobQueueStatus": {
                 "remainingCapacity": served.queue_size - served.waiting, "pendingRequests": served.waiting,
@@ -204,7 +215,7 @@ class ManagementRoutes:
 
     async def describe(self, request: Request) -> Response:
         model, version = request.path_params["model"], request.path_params.get("version")
-        return json_response(self._management.described(model, version))
+        return json_response(await self._management.described(model, version))
 
     async def scale(self, request: Request) -> Response:
         values = dict(request.query_params)

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import psutil
 
+from chatapi.interfaces.torchserve import gpus
+
 COUNT, MICROSECONDS, MILLISECONDS, MEGABYTES, GIGABYTES, PERCENT = (
     "Count", "Microseconds", "Milliseconds", "Megabytes", "Gigabytes", "Percent",
 )  # fmt: skip
@@ -40,8 +42,8 @@ NAMES: dict[str, tuple[str, str]] = {
     "HandlerTime": ("gauge", "ms"),
     "PredictionTime": ("gauge", "ms"),
 }
-"""Name -> type and unit; those of a GPU have no values, because the box measures none, and neither
-have sessions, which no model has."""
+"""Name -> type and unit; those of a GPU have no values where there is none, and neither have sessions, which no model
+has."""
 
 Sample = tuple[str, dict[str, str], float]
 """Name, labels and value."""
@@ -97,6 +99,7 @@ class TorchServeMetrics:
         """The metrics with these names; of all without any. Blocking."""
         wanted = [name for name in NAMES if not names or name in names]
         samples = [*self._counted(), *self._last(loads), *(self._system() if any(map(_is_system, wanted)) else ())]
+        samples += self._gpus() if any(name.startswith("GPU") for name in wanted) else ()
         lines = []
         for name in wanted:
             kind, unit = NAMES[name]
@@ -140,6 +143,10 @@ class TorchServeMetrics:
         yield "DiskUsage", host, disk.used / 2**30
         yield "DiskAvailable", host, disk.free / 2**30
         yield "DiskUtilization", host, disk.percent
+
+    def _gpus(self) -> Iterator[Sample]:
+        for name, number, value in gpus.samples(gpus.readings()):
+            yield name, {"Level": "Host", "DeviceId": str(number), "Hostname": self.host}, round(value, 2)
 
 
 def _is_system(name: str) -> bool:

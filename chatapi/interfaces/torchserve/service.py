@@ -13,7 +13,7 @@ from anyio.abc import TaskGroup
 from chatapi.appliance import Appliance
 from chatapi.auth import ANYBODY, KeyHolder, policy
 from chatapi.auth.policy import Interface
-from chatapi.errors import ChatapiError, SettingsError, Unauthorized
+from chatapi.errors import ChatapiError, NotReady, SettingsError, Unauthorized
 from chatapi.interfaces.http.middleware import LOOPBACK
 from chatapi.interfaces.torchserve.conversion_role import ConversionRole
 from chatapi.interfaces.torchserve.encryption import PortEncryption
@@ -78,6 +78,13 @@ class TorchServe:
         """Whether a model has workers that can work."""
         usable = self.appliance.engines[served.role].state in ("ready", "idle", "reloading")
         return bool(served.max_workers) and self.appliance.warm and usable
+
+    def is_on_gpu(self, served: ServedModel) -> bool:
+        """Whether the engine of a model runs on a GPU, as far as it was loaded and says so."""
+        try:
+            return bool(getattr(self.appliance.engines[served.role].engine, "on_gpu", False))
+        except NotReady:
+            return False
 
     def role_for(self, holder: KeyHolder, served: ServedModel) -> ModelRole:
         """The role of a model, for a client that may predict with it. Raises Forbidden."""

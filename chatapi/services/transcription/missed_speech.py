@@ -5,7 +5,9 @@ The voice activity detector has found each of them, so that a region without a w
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
+
+import numpy as np
 
 from chatapi.audio import RATE
 from chatapi.engines import Segment
@@ -16,21 +18,28 @@ LEAST_SECONDS = 0.5
 LEAST_PROBABILITY = 0.75
 """Mean speech probability from which a region without words counts as missed speech."""
 MOST = 4
-"""Most regions of one part that are transcribed again: beyond them, the part is no speech that is understood."""
+"""Most passes over the missed speech of one part; where more regions are missed, several are transcribed together."""
 
 
-def missed(segments: Sequence[Segment], part: TrimmedAudio) -> Iterator[TrimmedAudio]:
-    """The regions of a part in which no word is, each by itself. `segments` have the times of the recording."""
+def missed(segments: Sequence[Segment], part: TrimmedAudio) -> list[TrimmedAudio]:
+    """The speech of a part in which no word is, each region by itself or, where there are many, a few together.
+
+    `segments` have the times of the recording.
+    """
     if len(part.regions) < 2:
-        return
+        return []
+    lengths = [region.end - region.start for region in part.regions]
+    audio = dict(zip(part.regions, np.split(part.samples, np.cumsum(lengths)[:-1]), strict=True))
+    found = without_words(segments, part)
+    size = max(1, -(-len(found) // MOST))
+    groups = [tuple(found[first : first + size]) for first in range(0, len(found), size)]
+    return [TrimmedAudio(np.concatenate([audio[region] for region in each]), each) for each in groups]
+
+
+def without_words(segments: Sequence[Segment], part: TrimmedAudio) -> list[SpeechRegion]:
+    """The regions of a part that are speech and have no word. `segments` have the times of the recording."""
     spans = [(each.start, each.end) for segment in segments for each in (segment.words or (segment,))]
-    count, before = 0, 0
-    for region in part.regions:
-        length = region.end - region.start
-        if count < MOST and _is_speech(region) and not _has_words(region, spans):
-            count += 1
-            yield TrimmedAudio(part.samples[before : before + length], (region,))
-        before += length
+    return [region for region in part.regions if _is_speech(region) and not _has_words(region, spans)]
 
 
 def merged(segments: Iterable[Segment], more: Iterable[Segment]) -> tuple[Segment, ...]:

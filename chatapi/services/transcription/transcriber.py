@@ -282,9 +282,12 @@ class FileTranscriber:
         speech = sum(region.probability * (region.end - region.start) for region in part.regions) / frames
         segments = tuple(pauses.placed(found, part))
         chunk = TranscribedChunk(segments, part.regions[0].start / RATE, speech, seconds)
-        if segments and not options.translate:
-            return await self._complete(chunk, part, options, priority)
-        return chunk
+        if options.translate:
+            return chunk
+        if not segments:
+            # What is no speech to the recognizer as a whole is not tried in parts, in which it would invent words.
+            return replace(chunk, gaps=_gaps(segments, part))
+        return await self._complete(chunk, part, options, priority)
 
     async def _complete(
         self, chunk: TranscribedChunk, part: TrimmedAudio, options: TranscriptionOptions, priority: Priority
@@ -294,10 +297,9 @@ class FileTranscriber:
         gaps: list[tuple[float, float]] = []
         for each in missed_speech.missed(chunk.segments, part):
             found = await self._transcribe(each.samples, chunk.segments[0].language, priority, options)
-            if found:
-                more += pauses.placed(found, each)
-            else:
-                gaps.append((each.regions[0].speech_start / RATE, each.speech_end))
+            placed = list(pauses.placed(found, each))
+            more += placed
+            gaps += _gaps(placed, each)
         return replace(chunk, segments=missed_speech.merged(chunk.segments, more), gaps=tuple(gaps))
 
     async def _cut(
@@ -344,6 +346,12 @@ class FileTranscriber:
             segments = [segment async for segment in found if segment.text.strip()]
         self._metrics.factors.labels("asr").observe((time.monotonic() - since) / (len(samples) / RATE))
         return segments
+
+
+def _gaps(segments: Sequence[Segment], part: TrimmedAudio) -> tuple[tuple[float, float], ...]:
+    """Start and end, in seconds of the file, of the speech of a part in which no word is."""
+    found = missed_speech.without_words(segments, part)
+    return tuple((region.speech_start / RATE, region.speech_end / RATE) for region in found)
 
 
 async def _at_once(

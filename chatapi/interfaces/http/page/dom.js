@@ -36,6 +36,11 @@ export function button(words, pressed, attributes = {}) {
   return made;
 }
 
+/** The attributes that name a control whose visible text is an abbreviation, which is part of the name, and its tooltip. */
+export function named(visible, words) {
+  return { 'aria-label': `${visible}, ${words}`, title: words };
+}
+
 /** The element with this id. */
 export function byId(id) {
   return document.getElementById(id);

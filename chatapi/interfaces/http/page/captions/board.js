@@ -1,6 +1,6 @@
 /** Captions, large: lines as they come, partial text below them, and how they look. */
 
-import { button, element } from '../dom.js';
+import { button, element, named } from '../dom.js';
 import { Fault } from '../faults.js';
 import { t } from '../texts.js';
 import { captionEvents } from './requests.js';
@@ -51,7 +51,7 @@ export class CaptionBoard {
   }
 
   #controls() {
-    const sized = (words, label, step) => button(words, () => this.#resize(step), { 'aria-label': t(label), title: t(label) });
+    const sized = (words, label, step) => button(words, () => this.#resize(step), named(words, t(label)));
     const colours = element('select', { 'aria-label': t('captions.colours') },
       ...COLOURS.map((each) => element('option', { value: each }, t(`captions.colours_${each}`))));
     colours.value = this.#look.colours;

@@ -1,11 +1,13 @@
 /** The bar that plays a recording: play and pause, position, speed. */
 
-import { button, element, icon, showIcon } from '../dom.js';
+import { button, element, icon, named, showIcon } from '../dom.js';
 import { clock } from '../durations.js';
 import { preferences } from '../preferences.js';
 import { number, t } from '../texts.js';
 
 const SPEEDS = [0.75, 1, 1.25, 1.5, 1.75, 2];
+/** An address that fails sooner than this after it was asked for is not asked for again, in seconds. */
+const AGAIN = 5;
 
 export class AudioBar {
   #audio = element('audio', { preload: 'metadata' });
@@ -14,15 +16,19 @@ export class AudioBar {
   #time = element('span', { class: 'clock' });
   #speed = element('select', { id: 'speed', 'aria-label': t('transcribe.speed') }, ...SPEEDS.map((value) => element('option', { value: String(value) }, `${number(value, 2)}×`)));
   #duration;
+  #address;
+  #loadedAt = 0;
   #onposition;
   #frame = 0;
 
   /**
    * @param {number} duration  seconds
+   * @param {() => Promise<string>} address  where the audio is; asked for again when it can no longer be read there
    * @param {(seconds: number, playing: boolean) => void} onposition
    */
-  constructor(duration, onposition) {
+  constructor(duration, address, onposition) {
     this.#duration = duration;
+    this.#address = address;
     this.#onposition = onposition;
     this.#position.max = String(duration);
     this.#play.append(icon('play'));
@@ -37,20 +43,30 @@ export class AudioBar {
     });
     for (const changed of ['play', 'pause', 'ended']) this.#audio.addEventListener(changed, () => this.#changed());
     for (const moved of ['seeked', 'timeupdate', 'loadedmetadata']) this.#audio.addEventListener(moved, () => this.#show());
+    this.#audio.addEventListener('error', () => this.#failed());
     this.#changed();
     this.#show();
   }
 
-  set source(url) {
-    this.#audio.src = url;
+  /** Loads the audio from its address, and goes on where it was. */
+  async load() {
+    const { currentTime: seconds, paused } = this.#audio;
+    this.#loadedAt = Date.now();
+    this.#audio.src = await this.#address();
     this.#audio.defaultPlaybackRate = this.#audio.playbackRate = Number(this.#speed.value);
+    if (seconds) this.seek(seconds, !paused);
   }
 
   close() {
     cancelAnimationFrame(this.#frame);
     this.#audio.pause();
-    if (this.#audio.src.startsWith('blob:')) URL.revokeObjectURL(this.#audio.src);
+    this.#loadedAt = Infinity;
     this.#audio.removeAttribute('src');
+  }
+
+  /** A link expires, and a connection breaks off; what fails at once is no audio that this browser plays. */
+  #failed() {
+    if (Date.now() - this.#loadedAt > 1000 * AGAIN) this.load().catch(() => {});
   }
 
   toggle() {
@@ -70,7 +86,8 @@ export class AudioBar {
   }
 
   #skipButton(seconds, key) {
-    return button(seconds < 0 ? `−${-seconds}` : `+${seconds}`, () => this.skip(seconds), { class: 'round skip-by', 'aria-label': t(key, Math.abs(seconds)), title: t(key, Math.abs(seconds)) });
+    const visible = seconds < 0 ? `−${-seconds}` : `+${seconds}`;
+    return button(visible, () => this.skip(seconds), { class: 'round skip-by', ...named(visible, t(key, Math.abs(seconds))) });
   }
 
   #changed() {

@@ -1,6 +1,6 @@
 /** One recording: its progress while it runs, then its transcript with playback, speakers, search and downloads. */
 
-import { button, element, icon } from '../dom.js';
+import { button, element, icon, named } from '../dom.js';
 import { clock } from '../durations.js';
 import { Fault, reasonOf } from '../faults.js';
 import { nameOfLanguage, t } from '../texts.js';
@@ -137,7 +137,7 @@ export class Recording {
     const status = element('span', { class: 'unseen', role: 'status' });
     const copy = button('', () => this.#copy(copy, status), { class: 'plain', id: 'copy' });
     copy.append(icon('copy'), element('span', {}, t('transcribe.copy')));
-    const links = FORMATS.map((format) => button(format, () => this.#download(format), { class: 'plain format', 'data-format': format, 'aria-label': t('transcribe.download', t(`transcribe.formats.${format}`)), title: t('transcribe.download', t(`transcribe.formats.${format}`)) }));
+    const links = FORMATS.map((format) => button(format, () => this.#download(format), { class: 'plain format', 'data-format': format, ...named(format, t('transcribe.download', t(`transcribe.formats.${format}`))) }));
     return element('div', { class: 'downloads', role: 'group', 'aria-label': t('transcribe.downloads') }, copy, status, ...links);
   }
 
@@ -162,17 +162,19 @@ export class Recording {
   }
 
   async #showAudio(duration) {
-    this.#audio = new AudioBar(duration, (seconds, playing) => this.#transcript.show(seconds, playing));
+    this.#audio = new AudioBar(duration, () => this.#audioAddress(), (seconds, playing) => this.#transcript.show(seconds, playing));
     this.#dock.replaceChildren(this.#audio.element);
     this.#dock.hidden = false;
+    await this.#audio.load();
+  }
+
+  /** Where the audio can be read. An audio element sends no key, so a key needs a link, which expires after some minutes. */
+  async #audioAddress() {
     const path = `jobs/${this.#id}/audio`;
-    if (!this.#api.hasKey) {
-      this.#audio.source = this.#api.url(path).href;
-      return;
-    }
-    // An audio element sends no key.
-    const blob = await (await this.#api.request(path, { signal: this.#frame.signal })).blob();
-    if (!this.#frame.signal.aborted) this.#audio.source = URL.createObjectURL(blob);
+    if (!this.#api.hasKey) return this.#api.url(path).href;
+    const { url } = await this.#api.send('POST', `${path}-link`);
+    // The server may be below a path of a proxy.
+    return this.#api.url(url.replace(/^\//, '')).href;
   }
 
   async #rename(label, name) {
