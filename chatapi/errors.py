@@ -20,7 +20,8 @@
     |   `-- DeadlineExceeded   the turn took longer than its deadline
     `-- InternalError          we must fix it
         |-- EngineFailed       an engine raised, died or hung
-        |-- ModelError         a model is missing, damaged, or not the pinned one
+        |-- ModelError         a model is damaged, too large, or not the pinned one
+        |   `-- ModelMissing   a model is not installed; the message names the command that installs it
         |-- SettingsError      the settings cannot be used as they are
         `-- StorageError       the disk is full or cannot be written
 
@@ -139,6 +140,10 @@ class EngineFailed(InternalError):
 
 class ModelError(InternalError):
     code = "model_fault"
+
+
+class ModelMissing(ModelError):
+    code = "model_missing"
 
 
 class SettingsError(InternalError):

@@ -77,6 +77,20 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     return report
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_default_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Makes a new directory, with a link to the machine's models, the default data directory, here and in processes
+    that tests start: what tests write never gets into the user's."""
+    base = tmp_path_factory.mktemp("default")
+    own = base / "chatapi"
+    own.mkdir()
+    (own / "models").symlink_to(MODELS / "models")
+    os.environ["XDG_DATA_HOME"] = str(base)
+    Settings.model_fields["data"].default = own
+    Settings.model_rebuild(force=True)
+    return own
+
+
 @pytest.fixture
 def anyio_backend() -> str:
     return "asyncio"

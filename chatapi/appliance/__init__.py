@@ -125,7 +125,11 @@ class Appliance:
         self.streaming_transcriber = StreamingTranscriber(self.engines, self.transcriber, settings.vad)
         self.speaker_labeller = SpeakerLabeller(self.engines, settings)
         self.voice_conversion = VoiceConversion(
-            self.engines, self.speaker_labeller, settings, lambda: self._loader.require("voice_converter")
+            self.engines,
+            self.speaker_labeller,
+            settings,
+            lambda: self._loader.require("voice_converter"),
+            self.metrics.conversions,
         )
         self.synthesis = SpeechSynthesis(self.engines, self.metrics, self.voice_conversion.cloned, self._voices())
         self.generator = Generator(self.engines.llm, self.synthesis, settings.llm)

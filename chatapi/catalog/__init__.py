@@ -19,7 +19,7 @@ from chatapi.catalog.download import PAUSES
 from chatapi.catalog.manifest import MADE, RECORD, Manifest, Source, Wheels
 from chatapi.catalog.pins import Pins
 from chatapi.catalog.sources import CONVERTERS, FetchProgress, Gathering, gather
-from chatapi.errors import ModelError, NotFound, StorageError
+from chatapi.errors import ModelError, ModelMissing, NotFound, StorageError
 from chatapi.storage import atomic_files
 from chatapi.storage.layout import DataDirectory
 
@@ -132,13 +132,11 @@ class Catalog:
         if stated.compile is not None:
             if not self.ready(name):
                 message = f"the model {name} is not compiled; compile it with: {_install_command(stated)}"
-                raise ModelError(message, code="model_missing")
+                raise ModelMissing(message)
             return self._model(name)
         for finding in self.verify(name):
-            raise ModelError(
-                f"the model {name}: {finding}; repair it with: {_fetch_command(name)}",
-                code="model_damaged" if self._record(name) else "model_missing",
-            )
+            message = f"the model {name}: {finding}; repair it with: {_fetch_command(name)}"
+            raise ModelError(message, code="model_damaged") if self._record(name) else ModelMissing(message)
         return self._model(name)
 
     def choose(
@@ -146,7 +144,7 @@ class Catalog:
     ) -> Manifest:
         """The requested model, or for auto the best installed one that fits `memory` bytes and supports `language`.
 
-        Raises NotFound, or ModelError with the command that fetches what is missing.
+        Raises NotFound, ModelMissing with the command that fetches what is missing, ModelError (model_too_large).
         """
         if name != "auto":
             return self._named(role, engine, name)
@@ -167,10 +165,8 @@ class Catalog:
                 code="model_too_large",
             )
         if not matching:
-            raise ModelError(f"the catalog has no {kind}", code="model_missing")
-        raise ModelError(
-            f"no {kind} is installed; install one with: {_install_command(_first(matching))}", code="model_missing"
-        )
+            raise ModelMissing(f"the catalog has no {kind}")
+        raise ModelMissing(f"no {kind} is installed; install one with: {_install_command(_first(matching))}")
 
     def fetch(self, name: str, progress: Callable[[FetchProgress], None] = _nothing) -> InstalledModel:
         """Installs or repairs a model from the first source that works; does nothing where it is installed correctly.
@@ -253,9 +249,7 @@ class Catalog:
         if (stated.role, stated.engine) != (role, engine):
             raise ModelError(f"{name} is a model for {stated.role} on {stated.engine}, not for {role} on {engine}")
         if not self.ready(name):
-            raise ModelError(
-                f"the model {name} is not installed; install it with: {_install_command(stated)}", code="model_missing"
-            )
+            raise ModelMissing(f"the model {name} is not installed; install it with: {_install_command(stated)}")
         return stated
 
     def _install(self, gathering: Gathering) -> None:

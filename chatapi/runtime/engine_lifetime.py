@@ -10,7 +10,7 @@ from typing import Any, Generic, TypeVar
 
 import anyio
 
-from chatapi.errors import ChatapiError, EngineFailed, NotReady
+from chatapi.errors import ChatapiError, EngineFailed, ModelMissing, NotReady
 from chatapi.runtime.admission import Admission
 from chatapi.runtime.engine_host import EngineHost
 from chatapi.runtime.engine_threads import EngineThreads
@@ -74,7 +74,8 @@ class EngineLifetime(Generic[E]):
             return "failed"
         if self._threads is None:
             # What was loaded before is tried again, because the reason may pass, such as a lack of memory.
-            return "idle" if self.load_error is None or self._declared is not None else "failed"
+            tried = self.load_error is None or self._declared is not None or isinstance(self.load_error, ModelMissing)
+            return "idle" if tried else "failed"
         if self._threads.built.is_set():
             return "ready"
         return "loading" if self._declared is None else "reloading"
@@ -253,10 +254,12 @@ class EngineLifetime(Generic[E]):
             self._rebuild(threads, "has crashed")
 
     def _give_up(self, error: Exception) -> None:
-        """The next call tries to load it again, unless that failed too often."""
+        """The next call tries to load it again, unless that failed too often. To see that there is no model costs
+        nothing, so that the next call has the same error."""
         self._threads, self.load_error = None, error
-        self._limit.failed()
-        self._log_delay()
+        if not isinstance(error, ModelMissing):
+            self._limit.failed()
+            self._log_delay()
 
     def _rebuild(self, threads: EngineThreads[E], why: str) -> None:
         """Abandon an engine with its threads, and load another one."""

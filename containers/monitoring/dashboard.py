@@ -143,6 +143,26 @@ ROWS: dict[str, tuple[Panel, ...]] = {
         )),
         Panel("Models in use", (("sum by (engine, model) (chatapi_engine_model{@})", "{{engine}}: {{model}}"),)),
     ),
+    "Voice conversion": (
+        Panel("Conversions by result", ((rate("chatapi_conversions_total", "kind, result") + " * 60",
+                                         "{{kind}}: {{result}}"),), "cpm",
+              "request: a recording; job: a part of a long one; live: a microphone; reply: a sentence of an answer."),
+        Panel("Time to the first audio", both("chatapi_conversion_first_audio_seconds", "kind"), "s",
+              "From the begin of the conversion, without its wait in the queue."),
+        Panel("Lag of live conversion", (
+            (quantile(0.5, "chatapi_conversion_lag_seconds"), "p50"),
+            (quantile(0.95, "chatapi_conversion_lag_seconds"), "p95"),
+        ), "s", "From the last sample that a chunk needs to its converted audio; above the chunk's length the box is "
+              "too slow."),
+        Panel("Converted audio", ((rate("chatapi_conversion_audio_seconds_total", "kind"), "{{kind}}"),), "short",
+              "Seconds of audio per second."),
+        Panel("Queue of conversions", (
+            ("sum(chatapi_conversions_active{@})", "running"),
+            ("sum(chatapi_conversions_waiting{@})", "waiting"),
+            ("sum(increase(chatapi_conversions_refused_total{@}[$__rate_interval]))", "rejected"),
+        )),
+        Panel("Stored voices", (("sum(chatapi_voices{@})", ""),), kind="stat", width=4),
+    ),
     "Jobs": (
         Panel("Jobs", (("sum by (state, kind) (chatapi_jobs{@})", "{{kind}} {{state}}"),)),
         Panel("Work that yields", (

@@ -20,6 +20,7 @@ import anyio
 import httpx
 import pytest
 import yaml
+from websockets.sync.client import connect
 
 import fake_jetson
 import reading_engine
@@ -134,8 +135,26 @@ async def talk(server: RunningServer) -> None:
         await client.until("response.done")
 
 
+def convert_voices(server: RunningServer) -> None:
+    """A stored voice, a converted recording, and a live conversion."""
+    clip = ("clip.wav", wav(Audio(tone(4), RATE)), "audio/wav")
+    if not server.client.get("/voices").json()["voices"]:
+        form = {"name": "high", "consent": "my own voice"}
+        assert server.client.post("/voices", data=form, files={"clips": clip}).status_code == 201
+    reply = server.client.post("/conversions", data={"voice": "high"}, files={"source": clip})
+    assert reply.status_code == 200
+    url = f"{server.url.replace('http', 'ws')}/conversions/live"
+    with connect(url, additional_headers={"Authorization": f"Bearer {KEY}"}) as socket:
+        socket.send(json.dumps({"type": "start", "voice": "high"}))
+        socket.send(bytes(2 * RATE))
+        socket.send(json.dumps({"type": "end"}))
+        while '"done"' not in str(socket.recv()):
+            pass
+
+
 def generate_traffic(server: RunningServer) -> None:
-    """Text and voice in, text and voice out, a rejected request, and a live turn."""
+    """Text and voice in, text and voice out, a rejected request, conversions, and a live turn."""
+    convert_voices(server)
     audio = wav(Audio(tone(0.5), RATE))
     for query in ("", "?reply=voice"):
         headers = {"content-type": "audio/wav"}

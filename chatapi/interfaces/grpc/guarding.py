@@ -18,6 +18,7 @@ from chatapi.errors import (
     Forbidden,
     InternalError,
     MethodNotAllowed,
+    ModelMissing,
     NotFound,
     TooLarge,
     TooMany,
@@ -44,6 +45,8 @@ CODES: Codes = (
     (TooSlow, grpc.StatusCode.DEADLINE_EXCEEDED),
     (CallerError, grpc.StatusCode.INVALID_ARGUMENT),
     (WaitAndRetry, grpc.StatusCode.UNAVAILABLE),
+    # No client helps itself by trying again.
+    (ModelMissing, grpc.StatusCode.FAILED_PRECONDITION),
     (ChatapiError, grpc.StatusCode.INTERNAL),
 )
 """Error class and status; the first class that matches decides."""

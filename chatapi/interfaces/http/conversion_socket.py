@@ -107,6 +107,7 @@ class _Connection:
         """Serves the connection. Raises ChatapiError, WebSocketDisconnect."""
         self._appliance.require_ready()
         start, service = await self._start(), self._appliance.voice_conversion
+        service.require_model()
         target = await service.target(start.voice, owner_of(self._websocket.scope[KEY_HOLDER]))
         timing = StreamTiming(start.chunk_ms, start.lookahead_ms, LIVE.context_ms)
         async with service.live(target, timing) as conversion:

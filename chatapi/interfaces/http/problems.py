@@ -26,6 +26,7 @@ STATUS: tuple[tuple[type[errors.ChatapiError], int, str], ...] = (
     (errors.CallerError, 400, "Bad request"),
     (errors.TooMany, 429, "Too many requests"),
     (errors.WaitAndRetry, 503, "Temporarily unavailable"),
+    (errors.ModelMissing, 503, "Model not installed"),
     (errors.StorageError, 507, "Storage failed"),
     (errors.ChatapiError, 500, "Internal error"),
 )
@@ -45,7 +46,8 @@ MEANINGS = {
     429: "The key's rate limit is exceeded, or too many wrong keys were sent; Retry-After says when to try again.",
     431: "The request's path, query and headers are too large together.",
     500: "An engine failed, or the key file is damaged.",
-    503: "Busy or still loading; Retry-After says when to try again.",
+    503: "Busy or still loading; Retry-After says when to try again. Without it the model is not installed, and the "
+    "message names the command that installs it.",
     507: "The disk is full.",
 }
 """Status -> when it is sent, for the OpenAPI document."""

@@ -21,6 +21,7 @@ STATUS: tuple[tuple[type[errors.ChatapiError], int, str], ...] = (
     (errors.TooLarge, 413, "BadRequestException"),
     (errors.CallerError, 400, "BadRequestException"),
     (errors.WaitAndRetry, 503, "ServiceUnavailableException"),
+    (errors.ModelMissing, 503, "ServiceUnavailableException"),
     (errors.StorageError, 507, "InternalServerException"),
     (errors.ChatapiError, 500, "InternalServerException"),
 )

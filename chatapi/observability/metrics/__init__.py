@@ -25,6 +25,7 @@ from prometheus_client import (
 from chatapi.errors import ChatapiError, NotReady
 from chatapi.events import TurnRecord
 from chatapi.observability.metrics.audio_device import AudioDeviceMetrics
+from chatapi.observability.metrics.conversions import ConversionMetrics
 from chatapi.observability.metrics.engine import EngineCounts, EngineModels
 from chatapi.observability.metrics.event_loop_lag import EventLoopLag
 from chatapi.observability.metrics.jobs import JobMetrics, WebhookMetrics, WorkMetrics
@@ -67,6 +68,8 @@ class Metrics:
         self._of_turns(registry)
         self._of_live(registry)
         self._of_engines(registry)
+        factor = self.factors.labels("voice_converter").observe
+        self.conversions = ConversionMetrics(registry, SECONDS, factor)
         self.jobs, self.work, self.webhooks = JobMetrics(registry), WorkMetrics(registry), WebhookMetrics(registry)
         self.ready = Gauge(
             "chatapi_ready",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
 
 import anyio.to_thread
 import numpy as np
@@ -13,6 +14,7 @@ from chatapi.auth import current_client
 from chatapi.engines import Voice, VoiceConverter
 from chatapi.engines.call import EngineCall
 from chatapi.errors import ModelError, Unprocessable
+from chatapi.observability.metrics.conversions import ConversionMetrics
 from chatapi.runtime.admission import Priority
 from chatapi.runtime.workers import Worker
 from chatapi.services.voice_conversion.store import StoredVoice, VoiceStore
@@ -24,9 +26,15 @@ MOST_REFERENCES = 2
 class ClonedVoices:
     """The voices that the present client may speak with: its own, and those that were added on the command line."""
 
-    def __init__(self, store: VoiceStore, converter: Worker[VoiceConverter], require: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        store: VoiceStore,
+        converter: Worker[VoiceConverter],
+        require: Callable[[], None],
+        metrics: ConversionMetrics,
+    ) -> None:
         """`require` raises ModelError where the converter has no model."""
-        self._store, self._converter, self._require = store, converter, require
+        self._store, self._converter, self._require, self._metrics = store, converter, require, metrics
         self._references: OrderedDict[str, Samples] = OrderedDict()
 
     def voices(self, base: Voice, taken: Sequence[str] = ()) -> tuple[Voice, ...]:
@@ -49,6 +57,11 @@ class ClonedVoices:
         unknown_reference), and the errors of the engine."""
         rows = await self._reference(voice.name)
         call = EngineCall.of(VoiceConverter.convert, speech, rows, source=f"tts {voice.base}")
+        async with aclosing(self._metrics.counted("reply", self._stream(call, priority))) as chunks:
+            async for chunk in chunks:
+                yield chunk
+
+    async def _stream(self, call: EngineCall[Audio], priority: Priority) -> AsyncGenerator[Audio, None]:
         async with self._converter.stream(call, priority) as chunks:
             async for chunk in chunks:
                 yield chunk

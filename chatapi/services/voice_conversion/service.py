@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
-from contextlib import aclosing, asynccontextmanager
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass
 
 import anyio.to_thread
@@ -14,6 +14,7 @@ from chatapi.audio.decode import Source, decode
 from chatapi.engines import VoiceConverter
 from chatapi.engines.call import EngineCall
 from chatapi.jobs import new_id
+from chatapi.observability.metrics.conversions import ConversionMetrics
 from chatapi.runtime.admission import Admission, Priority
 from chatapi.runtime.workers import Engines
 from chatapi.services.transcription.speakers import SpeakerLabeller
@@ -69,9 +70,16 @@ class VoiceConversion:
     """Converts with the engine of the role `voice_converter`. `owner` of a method: whose voices it sees; None: all."""
 
     def __init__(
-        self, engines: Engines, labeller: SpeakerLabeller, settings: Settings, require: Callable[[], None]
+        self,
+        engines: Engines,
+        labeller: SpeakerLabeller,
+        settings: Settings,
+        require: Callable[[], None],
+        metrics: ConversionMetrics,
     ) -> None:
         """`require` raises ModelError where the converter has no model."""
+        self.require_model = require
+        """Raises ModelError where the converter has no model; quick."""
         self._worker = engines.voice_converter
         self._references = ReferenceMaker(engines, labeller, settings)
         # Of its own: a conversion holds its slot for longer than a turn.
@@ -79,18 +87,32 @@ class VoiceConversion:
         self._live = Admission("live conversions", settings.voice_converter.max_live, 0)
         self._most = settings.voice_converter.max_seconds
         self.store = VoiceStore(settings.data, settings.voice_converter.max_voices)
-        self.cloned = ClonedVoices(self.store, self._worker, require)
+        self.cloned = ClonedVoices(self.store, self._worker, require, metrics)
+        self._metrics = metrics
+        metrics.active.set_function(lambda: self._admission.used + self._live.used)
+        metrics.waiting.set_function(lambda: self._admission.waiting)
+        metrics.voices.set_function(lambda: len(self.store.known()))
 
     def check_admission(self) -> None:
-        """Raises Busy where a new conversion would be rejected."""
-        self._admission.check()
+        """Raises Busy or ModelError where a new conversion would be rejected, before anything is received for it."""
+        self.require_model()
+        with self._metrics.refusals():
+            self._admission.check()
+
+    @asynccontextmanager
+    async def _admitted(self, admission: Admission, priority: Priority) -> AsyncIterator[None]:
+        """A place in a queue. Entering raises Busy where it is full."""
+        async with AsyncExitStack() as stack:
+            with self._metrics.refusals():
+                await stack.enter_async_context(admission.admitted(priority))
+            yield
 
     async def add(self, name: str, consent: str, clips: Sequence[ReferenceClip], owner: str = "") -> StoredVoice:
         """Adds a voice. Raises what `ReferenceMaker.make` raises, Unprocessable for its name or (consent_required),
         WrongMode (voice_exists, too_many_voices), Busy, StorageError."""
         name, consent = checked_name(name), checked_consent(consent)
         await anyio.to_thread.run_sync(self.store.check_room, name, owner)
-        async with self._admission.admitted(Priority.REQUEST):
+        async with self._admitted(self._admission, Priority.REQUEST):
             made = await self._references.make(clips)
 
         def voice(identity: str, created: int) -> StoredVoice:
@@ -100,7 +122,7 @@ class VoiceConversion:
 
     async def quality(self, clips: Sequence[ReferenceClip]) -> QualityReport:
         """What the clips of a voice are like. Raises Busy, and what `ReferenceMaker.make` raises."""
-        async with self._admission.admitted(Priority.REQUEST):
+        async with self._admitted(self._admission, Priority.REQUEST):
             return (await self._references.make(clips)).quality
 
     async def voices(self, owner: str | None = None) -> list[StoredVoice]:
@@ -138,18 +160,19 @@ class VoiceConversion:
         Entering raises what `decode` raises, TooLarge (audio_too_long), Busy, and what `ReferenceMaker.make` raises;
         the chunks raise the errors of the engine.
         """
-        async with self._admission.admitted(Priority.REQUEST):
+        async with self._admitted(self._admission, Priority.REQUEST):
             audio = await anyio.to_thread.run_sync(decode, source, self._most)
             if not isinstance(target, TargetVoice):
                 target = await self._target_of(target, speech_only)
             rate = (await self._worker.open()).rate
             conversion = self._conversion(target, RECORDED, Priority.REQUEST)
-            async with aclosing(_whole(conversion, audio.samples)) as chunks:
+            speech = self._metrics.counted("request", _whole(conversion, audio.samples))
+            async with aclosing(speech) as chunks:
                 yield ConvertedSpeech(rate, chunks)
 
     async def target_of(self, clips: Sequence[ReferenceClip]) -> TargetVoice:
         """The voice of clips. Raises Busy, and what `ReferenceMaker.make` raises."""
-        async with self._admission.admitted(Priority.REQUEST):
+        async with self._admitted(self._admission, Priority.REQUEST):
             return await self._target_of(clips, True)
 
     async def _target_of(self, clips: Sequence[ReferenceClip], speech_only: bool) -> TargetVoice:
@@ -161,18 +184,21 @@ class VoiceConversion:
         first. `source`: a name of the source's speaker. Raises the errors of the engine."""
         rate = (await self._worker.open()).rate
         conversion = StreamConversion(self._worker, target.rows, RECORDED, Priority.BULK, source)
-        async with aclosing(_whole(conversion, samples)) as chunks:
+        async with aclosing(self._metrics.counted("job", _whole(conversion, samples))) as chunks:
             yield ConvertedSpeech(rate, chunks)
 
     @asynccontextmanager
     async def live(self, target: TargetVoice, timing: StreamTiming = LIVE) -> AsyncIterator[LiveConversion]:
         """A running conversion of a microphone. Entering raises Busy where max_live of them run, and the errors of the
         engine."""
-        async with self._live.admitted(Priority.LIVE):
+        async with self._admitted(self._live, Priority.LIVE):
             engine = await self._worker.open()
             # What the first run creates would delay the first sound.
             await self._worker.collect(EngineCall.of(VoiceConverter.convert, WARM_UP, target.rows), Priority.LIVE)
-            yield LiveConversion(engine.rate, self._conversion(target, timing, Priority.LIVE))
+            conversion = self._conversion(target, timing, Priority.LIVE)
+            conversion.on_chunk = self._metrics.live_chunk
+            with self._metrics.ending("live"):
+                yield LiveConversion(engine.rate, conversion)
 
     def _conversion(self, target: TargetVoice, timing: StreamTiming, priority: Priority) -> StreamConversion:
         return StreamConversion(self._worker, target.rows, timing, priority, source=f"stream {new_id()}")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+import time
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
 
@@ -66,6 +67,8 @@ class StreamConversion:
         self, worker: Worker[VoiceConverter], reference: Samples, timing: StreamTiming, priority: Priority, source: str
     ) -> None:
         """`source`: a name of the source's speaker, which no other stream has."""
+        self.on_chunk: Callable[[float, float], None] = lambda *_: None
+        """Receives for each chunk the seconds from its last sample to its last audio, and those of its audio."""
         self._worker, self._reference, self._timing = worker, reference, timing
         self._priority, self._source = priority, source
         self._buffer: Samples = np.zeros(0, np.float32)
@@ -98,12 +101,15 @@ class StreamConversion:
         call = EngineCall.of(
             VoiceConverter.convert, seen, self._reference, source=self._source, window=window
         )  # fmt: skip
+        began, seconds = time.monotonic(), 0.0
         async with self._worker.stream(call, self._priority) as chunks:
             self._joint.begin()
             async for chunk in chunks:
                 held = 0 if last else round(FADE * chunk.rate / RATE)
                 if len(ready := self._joint.feed(chunk.samples, held)):
+                    seconds += len(ready) / chunk.rate
                     yield Audio(ready, chunk.rate)
+        self.on_chunk(time.monotonic() - began, seconds)
         self._done = end
         kept = max(self._base, (end - self._timing.context) // FRAME * FRAME)
         self._buffer, self._base = self._buffer[kept - self._base :], kept

@@ -15,7 +15,7 @@ from mlc_llm.serve import AsyncMLCEngine
 from mlc_llm.serve.config import EngineConfig
 
 from chatapi.catalog.compiled import CompiledModel, Target, find, fitting, verify
-from chatapi.errors import ModelError
+from chatapi.errors import ModelError, ModelMissing
 from chatapi.settings import MlcSettings as Table
 from chatapi.system import jetson
 
@@ -26,10 +26,9 @@ def metadata_of(folder: Path, name: str) -> Mapping[str, Any]:
     """The metadata of the model's library. ModelError when the model is incomplete or not for this machine."""
     for file in ("made.json", "lib.so", "weights/mlc-chat-config.json"):
         if not (folder / file).is_file():
-            raise ModelError(
+            raise ModelMissing(
                 f"the model {name} is not compiled for this machine: {folder / file} is missing; "
-                f"make it with: chatapi compile {name}",
-                code="model_missing",
+                f"make it with: chatapi compile {name}"
             )
     # Whether the memory is enough also depends on the settings: `configured` checks it.
     verdict = verify(folder, Target(jetson.find(), available=0, versions=find().versions), deep=True)

@@ -7,7 +7,8 @@ import { Recording } from './recording.js';
 
 export const title = t('transcribe.title');
 
-// Its rules have to be there before anything is shown.
+// The rules have to be there before anything is shown; those of the view come last.
+await loadStyle('forms.css');
 await loadStyle('transcribe/transcribe.css');
 
 let shown = null;

@@ -1,22 +1,23 @@
 /** Adds a voice: clips, their quality before they are used, a name and a statement of consent. */
 
-import { button, element } from '../dom.js';
+import { button, element, icon } from '../dom.js';
 import { Fault } from '../faults.js';
 import { t } from '../texts.js';
 import { ClipInput } from './clip-input.js';
-import { qualityOf } from './quality.js';
+import { qualityOf, rejectionOf } from './quality.js';
 
 export class VoiceForm {
   root;
   #frame;
   #onadded;
   #clips = [];
+  #urls = new Map();
   #input;
   #list = element('ul', { class: 'voices-clips' });
   #quality = element('div', { 'aria-live': 'polite' });
   #name = element('input', { id: 'voices-name', name: 'name', required: '', maxlength: '100', autocomplete: 'off' });
   #consent = element('textarea', { id: 'voices-consent', name: 'consent', required: '', maxlength: '2000', rows: '2' });
-  #save = element('button', { type: 'submit', class: 'voices-main' }, t('voices.save'));
+  #save = element('button', { type: 'submit', class: 'voices-main filled' }, t('voices.save'));
 
   /**
    * @param {import('../frame.js').Mount} frame
@@ -26,11 +27,12 @@ export class VoiceForm {
     this.#frame = frame;
     this.#onadded = onadded;
     this.#consent.placeholder = t('voices.consent_example');
-    const options = { id: 'voices-clips', label: t('voices.clips'), multiple: true };
+    const options = { id: 'voices-clips', label: t('voices.clips'), more: t('voices.clips_more'), multiple: true };
     this.#input = new ClipInput(frame, options, (files) => this.#take(files));
+    const passage = element('details', { class: 'voices-passage' }, element('summary', {}, t('voices.passage')), element('p', {}, t('voices.passage_text')));
     const form = element('form', { class: 'voices-form' },
-      element('p', { class: 'voices-soft' }, t('voices.advice')), this.#input.root, this.#list, this.#quality,
-      field(t('voices.name'), this.#name), field(t('voices.consent'), this.#consent), this.#save);
+      element('p', { class: 'voices-soft' }, t('voices.advice')), this.#input.root, passage, this.#list, this.#quality,
+      field(t('voices.name'), '', this.#name), field(t('voices.consent'), t('voices.consent_more'), this.#consent), this.#save);
     form.addEventListener('submit', (event) => {
       event.preventDefault();
       this.#add();
@@ -40,6 +42,8 @@ export class VoiceForm {
 
   close() {
     this.#input.close();
+    this.#clips = [];
+    this.#release();
   }
 
   #take(files) {
@@ -48,12 +52,34 @@ export class VoiceForm {
   }
 
   #showClips() {
-    this.#list.replaceChildren(...this.#clips.map((clip, place) => element('li', {}, clip.name,
-      button(t('voices.leave_out'), () => {
-        this.#clips.splice(place, 1);
-        this.#showClips();
-      }, { 'aria-label': t('voices.leave_out_of', clip.name) }))));
+    this.#release();
+    const kept = new Map([...this.#list.children].map((row) => [row.clip, row]));
+    this.#list.replaceChildren(...this.#clips.map((clip) => kept.get(clip) ?? this.#row(clip)));
     this.#judge();
+  }
+
+  #row(clip) {
+    const url = URL.createObjectURL(clip);
+    this.#urls.set(clip, url);
+    const label = t('voices.leave_out_of', clip.name);
+    const leave = button('', () => {
+      this.#clips = this.#clips.filter((each) => each !== clip);
+      this.#showClips();
+    }, { class: 'round', 'aria-label': label, title: label });
+    leave.append(icon('close'));
+    const player = element('audio', { class: 'voices-wide', controls: '', preload: 'metadata', src: url, 'aria-label': clip.name });
+    const row = element('li', {}, element('strong', {}, clip.name), leave, player);
+    row.clip = clip;
+    return row;
+  }
+
+  /** Gives back the memory of clips that were left out. */
+  #release() {
+    for (const [clip, url] of this.#urls) {
+      if (this.#clips.includes(clip)) continue;
+      URL.revokeObjectURL(url);
+      this.#urls.delete(clip);
+    }
   }
 
   /** Shows what the clips are like, unless others were chosen meanwhile. */
@@ -61,35 +87,38 @@ export class VoiceForm {
     const judged = [...this.#clips];
     this.#quality.replaceChildren();
     if (!judged.length) return;
-    this.#quality.textContent = t('voices.judging');
+    this.#quality.replaceChildren(element('div', { class: 'voices-wait' }, element('span', {}, t('voices.judging')),
+      element('div', { class: 'voices-indeterminate' })));
     try {
       const response = await this.#send('voices/quality', formOf({}, judged));
       const quality = await response.json();
       if (same(judged, this.#clips)) this.#quality.replaceChildren(qualityOf(quality));
     } catch (error) {
       if (this.#frame.signal.aborted || !same(judged, this.#clips)) return;
-      const fault = Fault.from(error);
-      this.#quality.replaceChildren(element('p', { class: 'voices-bad' }, fault.detail || fault.message || fault.code));
+      this.#quality.replaceChildren(rejectionOf(Fault.from(error)));
     }
   }
 
   async #add() {
     if (!this.#clips.length) {
-      this.#quality.replaceChildren(element('p', { class: 'voices-bad' }, t('voices.no_clips')));
+      this.#quality.replaceChildren(rejectionOf(new Fault('no_clips')));
       return;
     }
     this.#save.disabled = true;
+    this.#save.textContent = t('voices.saving');
     try {
       await this.#send('voices', formOf({ name: this.#name.value, consent: this.#consent.value }, this.#clips));
+      this.#frame.clearNotice();
       this.#frame.announce(t('voices.added', this.#name.value));
       this.#clips = [];
       this.#name.value = this.#consent.value = '';
       this.#showClips();
       await this.#onadded();
     } catch (error) {
-      if (!this.#frame.signal.aborted) this.#frame.notice(Fault.from(error));
+      if (!this.#frame.signal.aborted) this.#quality.replaceChildren(rejectionOf(Fault.from(error)));
     } finally {
       this.#save.disabled = false;
+      this.#save.textContent = t('voices.save');
     }
   }
 
@@ -109,6 +138,9 @@ function same(one, other) {
   return one.length === other.length && one.every((each, place) => each === other[place]);
 }
 
-function field(words, input) {
-  return element('label', { class: 'voices-field' }, element('span', {}, words), input);
+/** A labelled field; `more` explains it. */
+export function field(words, more, input) {
+  const label = element('span', {}, words);
+  const help = more ? [element('small', {}, more)] : [];
+  return element('label', { class: 'voices-field' }, label, ...help, input);
 }

@@ -1,16 +1,16 @@
 /** The stored voices. */
 
-import { button, element } from '../dom.js';
+import { button, element, icon } from '../dom.js';
 import { Fault } from '../faults.js';
-import { t } from '../texts.js';
-import { qualityOf } from './quality.js';
+import { language, number, t } from '../texts.js';
+import { warningsOf } from './quality.js';
 
 export class VoiceList {
   root;
   #frame;
   #onvoices;
   #list = element('ul', { class: 'voices-list' });
-  #empty = element('p', { class: 'voices-soft' }, t('voices.none'));
+  #empty = element('p', { class: 'voices-soft', hidden: '' }, t('voices.none'));
 
   /**
    * @param {import('../frame.js').Mount} frame
@@ -31,8 +31,16 @@ export class VoiceList {
   }
 
   #row(voice) {
-    const remove = button(t('voices.delete'), () => this.#remove(voice), { 'aria-label': t('voices.delete_of', voice.name) });
-    return element('li', {}, element('strong', {}, voice.name), qualityOf(voice.quality), remove);
+    const label = t('voices.delete_of', voice.name);
+    const remove = button('', () => this.#remove(voice), { class: 'round', 'aria-label': label, title: label });
+    remove.append(icon('delete'));
+    const added = new Date(1000 * voice.created).toLocaleDateString(language, { dateStyle: 'medium' });
+    const about = t('voices.about', number(voice.quality.speech_seconds, 0), voice.clips.length, added);
+    const row = element('li', {}, element('strong', {}, voice.name), remove,
+      element('p', { class: 'voices-meta voices-wide' }, about),
+      element('p', { class: 'voices-meta voices-wide' }, t('voices.consented', voice.consent)));
+    if (voice.quality.warnings.length) row.append(element('div', { class: 'voices-wide' }, warningsOf(voice.quality, true)));
+    return row;
   }
 
   async #remove(voice) {
@@ -40,6 +48,7 @@ export class VoiceList {
     try {
       await this.#frame.api.delete(`voices/${encodeURIComponent(voice.id)}`);
       await this.refresh();
+      this.#frame.announce(t('voices.deleted', voice.name));
     } catch (error) {
       this.#frame.notice(Fault.from(error));
     }

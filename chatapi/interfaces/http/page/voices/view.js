@@ -8,7 +8,8 @@ import { Trial } from './trial.js';
 
 export const title = t('voices.title');
 
-// Its rules have to be there before anything is shown.
+// The rules have to be there before anything is shown; those of the view come last.
+await loadStyle('forms.css');
 await loadStyle('voices/voices.css');
 
 /** @type {{close: () => void}[]} */
@@ -19,7 +20,7 @@ export function mount(root, frame) {
   const trial = new Trial(frame);
   const list = new VoiceList(frame, (voices) => trial.show(voices));
   const form = new VoiceForm(frame, () => list.refresh());
-  const page = element('div', { class: 'voices-page' }, list.root, trial.root, form.root);
+  const page = element('div', { class: 'column voices-page' }, list.root, trial.root, form.root);
   root.replaceChildren(element('div', { class: 'scroller', tabindex: '-1' }, page));
   frame.onload(() => list.refresh());
   parts = [trial, form];

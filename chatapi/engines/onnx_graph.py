@@ -50,11 +50,12 @@ class _Graph:
     outputs: dict[str, memoryview] = field(default_factory=dict)
 
 
-def cut(model: bytes, weight: str, shared: Collection[str] = ()) -> tuple[bytes, bytes] | None:
+def cut(model: bytes, weight: str, shared: Collection[str] = (), dimensions: int = 3) -> tuple[bytes, bytes] | None:
     """The model before the node that has this weight, and the model from that node on.
 
     The first input of that node is the output of the first part and an input of the second, which may also have the
-    inputs named `shared`. None where there is no such node, or where the second part would need more of the first.
+    inputs named `shared`; it has so many dimensions. None where there is no such node, or where the second part would
+    need more of the first.
     Raises ValueError for bytes that are no ONNX model.
     """
     try:
@@ -65,7 +66,7 @@ def cut(model: bytes, weight: str, shared: Collection[str] = ()) -> tuple[bytes,
     if node is None or weight not in graph.types:
         return None
     tensor = node.inputs[0]
-    value = _tensor_value(tensor, graph.types[weight])
+    value = _tensor_value(tensor, graph.types[weight], dimensions)
     before, used_before = _upstream(graph, {tensor})
     after, used_after = _upstream(graph, set(graph.outputs), end=tensor)
     inputs = [whole for name, whole in graph.inputs.items() if name in used_before]
@@ -181,8 +182,8 @@ def _read_varint(message: memoryview, at: int) -> tuple[int, int]:
         shift += 7
 
 
-def _tensor_value(name: str, kind: int) -> bytes:
-    """A ValueInfoProto: a tensor of three dimensions of any size."""
+def _tensor_value(name: str, kind: int, dimensions: int) -> bytes:
+    """A ValueInfoProto: a tensor of so many dimensions of any size."""
     dimension = bytes_field(1, b"")
-    tensor = number_field(1, kind) + bytes_field(2, dimension * 3)
+    tensor = number_field(1, kind) + bytes_field(2, dimension * dimensions)
     return bytes_field(_VALUE_NAME, name.encode()) + bytes_field(2, bytes_field(1, tensor))
