@@ -191,9 +191,9 @@ class Appliance:
                     group.start_soon(anyio.to_thread.run_sync, self._close_observability)
                     group.start_soon(anyio.to_thread.run_sync, self.command_teaching.close)
 
-    async def load(self, roles: Collection[str] | None = None, started: anyio.Event | None = None) -> None:
+    async def load(self, roles: Collection[str] | None = None) -> None:
         """Load and warm up the engines of these roles as `model_selection.plan` chose; None: of the essential ones.
-        Engines that would block the interfaces wait until these are `started`. Raises the first error."""
+        Raises the first error."""
         roles = registry.essential() if roles is None else roles
         self._required.update(roles)
         plan = await anyio.to_thread.run_sync(self._loader.choose, roles)
@@ -203,7 +203,7 @@ class Appliance:
         try:
             # Nothing less urgent delays the start.
             with self.scheduler.working(Priority.REQUEST):
-                await self._load_planned(plan, roles, started)
+                await self._load_planned(plan, roles)
         except Exception as error:
             raise collapse_exception_group(error) from None
         if set(roles) >= set(registry.essential()):
@@ -224,20 +224,15 @@ class Appliance:
         if role == "llm":
             self.generator.omits_reasoning_marker = False
 
-    async def _load_planned(self, plan: MemoryPlan, roles: Collection[str], started: anyio.Event | None) -> None:
-        async def load(role: str) -> None:
-            if started is not None and self._entry(role).blocks_python:
-                await started.wait()
-            await self._load(role)
-
+    async def _load_planned(self, plan: MemoryPlan, roles: Collection[str]) -> None:
         async with anyio.create_task_group() as group:
             group.start_soon(self.history.open)
             group.start_soon(anyio.to_thread.run_sync, sandbox.shared().warm)
             for role in plan.order(roles):
                 if plan.one_by_one:
-                    await load(role)
+                    await self._load(role)
                 else:
-                    group.start_soon(load, role)
+                    group.start_soon(self._load, role)
 
     async def until_warm(self) -> None:
         """Wait until every model is loaded and warm."""

@@ -103,12 +103,10 @@ async def _run(settings: Settings, started: _Started, identity: Identity | None,
             group.start_soon(conversation.run)
         roles = (*registry.essential(), *(conversation.roles if conversation is not None else ()))
         async with anyio.create_task_group() as loading:
-            # Most libraries load models without Python's lock, so the interfaces are imported and built meanwhile.
-            interfaces = anyio.Event()
-            loading.start_soon(_load, appliance, roles, manager, interfaces)
+            # Libraries compute without Python's lock, so the interfaces are imported and built meanwhile.
+            loading.start_soon(_load, appliance, roles, manager)
             web = await _start_interfaces(appliance, started, conversation, identity, group)
             group.start_soon(_run_web_server, web, manager, group)
-            interfaces.set()
         # What a start leaves lives as long as the process; a collection would look through all of it.
         gc.freeze()
         gc.enable()
@@ -192,9 +190,8 @@ async def _key_use_stored(keyring: Keyring, host: str, port: int) -> AsyncIterat
             keyring.store_uses()
 
 
-async def _load(appliance: Appliance, roles: Collection[str], manager: ServiceManager, interfaces: anyio.Event) -> None:
-    """Load the models, and show the service manager which ones are loading; `interfaces` is set when they are
-    started."""
+async def _load(appliance: Appliance, roles: Collection[str], manager: ServiceManager) -> None:
+    """Load the models, and show the service manager which ones are loading."""
 
     async def show_status() -> None:
         before = ""
@@ -210,7 +207,7 @@ async def _load(appliance: Appliance, roles: Collection[str], manager: ServiceMa
     async with anyio.create_task_group() as group:
         if manager.address:
             group.start_soon(show_status)
-        await appliance.load(roles, interfaces)
+        await appliance.load(roles)
         group.cancel_scope.cancel()
 
 

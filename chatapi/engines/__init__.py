@@ -126,6 +126,8 @@ class Transcriber(Protocol):
     """Whether it can translate speech in another language to English."""
     on_gpu: bool
     """Whether it runs on a GPU."""
+    is_warm: bool
+    """Whether its constructor has run the model, so that the first call is no slower than the others."""
 
     def transcribe(
         self,
@@ -310,6 +312,8 @@ class Synthesizer(Protocol):
 
     voices: tuple[Voice, ...]
     """The first is the default."""
+    is_warm: bool
+    """Whether its constructor has run the model, so that the first call is no slower than the others."""
 
     def synthesize(self, text: str, voice: str, stop: Stop = never, speed: float = 1.0) -> Iterator[Audio]:
         """Mono audio at the voice's sample rate, one chunk per sentence; nothing for a text without words.

@@ -127,6 +127,7 @@ class FakeTranscriber(PacedEngine):
     slots = 1
     translates = True
     on_gpu = False
+    is_warm = False
 
     def transcribe(
         self,
@@ -201,6 +202,7 @@ class FakeSynthesizer(PacedEngine):
     """Synthesizes a tone per word."""
 
     voices = tuple(Voice(name, "en", RATE) for name in VOICES)
+    is_warm = False
 
     def synthesize(self, text: str, voice: str, stop: Stop = never, speed: float = 1.0) -> Iterator[Audio]:
         """60 ms for every word at speed 1. NotFound (unknown_voice) for an unknown voice."""

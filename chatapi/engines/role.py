@@ -40,8 +40,6 @@ class EngineEntry:
     """Whether the catalog must provide a model for it."""
     remote: bool = False
     """Whether it asks another server, which may start later, and which a restart of this process cannot repair."""
-    blocks_python: bool = False
-    """Whether its library keeps Python's lock while it loads a model, so that nothing else in the process runs."""
     slots_of: str = ""
     """Settings table whose `slots` it has, one if the table has none; empty: the table of the engine's own name."""
 

@@ -68,6 +68,7 @@ class Hummer:
     """Hums each sentence."""
 
     voices = (Voice("hum", "en", RATE),)
+    is_warm = True
 
     def __init__(self, settings: Settings, models: Sequence[InstalledModel]) -> None:
         """Needs no model."""

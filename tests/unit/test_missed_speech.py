@@ -72,6 +72,7 @@ class SkippingTranscriber:
     """Transcribes the first and the last of three joined stretches, and one by itself as `alone`."""
 
     languages = ("en",)
+    is_warm = True
     translates, slots = True, 1
 
     def __init__(self, alone: str) -> None:

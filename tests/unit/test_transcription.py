@@ -33,6 +33,7 @@ class OutOfOrderTranscriber:
     """With two slots, finishes the first chunk only after the second one."""
 
     languages = ("en",)
+    is_warm = True
     translates = False
 
     def __init__(self, slots: int) -> None:

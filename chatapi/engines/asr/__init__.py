@@ -9,8 +9,8 @@ from chatapi.settings import AsrSettings, Settings
 
 
 def _warm_up(engine: Transcriber, settings: Settings) -> EngineCall[Segment]:
-    # Whisper transcribes noise several times, which takes longer than loading it; some engines run once by themselves.
-    return EngineCall.of(Transcriber.transcribe, noise(0 if getattr(engine, "is_warm", False) else PROBE_SAMPLES))
+    # Whisper transcribes noise several times, which takes longer than loading it.
+    return EngineCall.of(Transcriber.transcribe, noise(0 if engine.is_warm else PROBE_SAMPLES))
 
 
 def _probe(engine: Transcriber) -> EngineCall[Segment]:

@@ -121,6 +121,7 @@ class WhisperTranscriber:
     """Frames of the encoder for a short clip, instead of 1500."""
     slots = 1
     on_gpu = False
+    is_warm = False
 
     def __init__(self, model: WhisperModel, configured_threads: int, trim: bool) -> None:
         self.languages = tuple(model.languages)

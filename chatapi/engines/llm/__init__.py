@@ -24,9 +24,7 @@ ROLE: Role[LanguageModel] = Role(
     protocol=LanguageModel,
     settings=LlmSettings,
     engines={
-        "llama_cpp": EngineEntry(
-            "chatapi.engines.llm.llama_cpp:LlamaCpp", "xllamacpp", "pip install xllamacpp", blocks_python=True
-        ),
+        "llama_cpp": EngineEntry("chatapi.engines.llm.llama_cpp:LlamaCpp", "xllamacpp", "pip install xllamacpp"),
         "mlc": EngineEntry("chatapi.engines.llm.mlc:Mlc", "mlc_llm", "take the image based on jetson-containers' mlc"),
         "openai_upstream": EngineEntry(
             "chatapi.engines.llm.openai_upstream:OpenAIUpstream", needs_model=False, remote=True

@@ -10,9 +10,7 @@ from chatapi.settings import Settings, TtsSettings
 
 
 def _warm_up(engine: Synthesizer, settings: Settings) -> EngineCall[Audio]:
-    # Some engines have spoken in their constructor.
-    text = "" if getattr(engine, "is_warm", False) else "Ready."
-    return EngineCall.of(Synthesizer.synthesize, text, engine.voices[0].name)
+    return EngineCall.of(Synthesizer.synthesize, "" if engine.is_warm else "Ready.", engine.voices[0].name)
 
 
 def _probe(engine: Synthesizer) -> EngineCall[Audio]:

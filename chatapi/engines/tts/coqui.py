@@ -55,6 +55,8 @@ class _CoquiVoice:
 class Coqui:
     """Synthesizes with the voices of all its models, each of one language. ModelError when a model cannot be read."""
 
+    is_warm = True
+
     def __init__(self, settings: Settings, models: Sequence[InstalledModel]) -> None:
         if not models:
             raise ModelError("the coqui engine needs a model and was given none; `chatapi models` lists them")
