@@ -105,8 +105,12 @@ class Page:
     def press(self, selector: str) -> None:
         self.one(selector).click()
 
-    def key(self, key: str) -> None:
-        ActionChains(self.driver).send_keys(key).perform()
+    def key(self, *keys: str) -> None:
+        ActionChains(self.driver).send_keys(*keys).perform()
+
+    def active(self) -> WebElement:
+        """The element with the focus."""
+        return self.driver.switch_to.active_element
 
     def recorded(self, seconds: int) -> None:
         """Waits until so many seconds are recorded."""

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from broadcaster import broadcasting
-from browser.conftest import ENTER, serving
+from browser.conftest import ENTER, ESCAPE, serving
 from browser.test_transcribe import PAUSE, add, recording, row, transcribed
 from chatapi.audio import RATE
 from conftest import encode_audio, tone
@@ -92,6 +92,23 @@ def test_conversation_and_its_options_follow_the_rules(opened: Opened) -> None:
     assert faults(page) == []
     page.press("#open-options")
     page.wait_for("dialog[open]")
+    assert faults(page) == []
+
+
+def test_drawer_and_its_states_follow_the_rules(opened: Opened) -> None:
+    page = opened("talk")
+    page.ask("one question")
+    page.answered()
+    page.press("#open-conversations")
+    page.wait_for("#conversations summary").click()
+    assert faults(page) == []
+    page.press(".conversation-menu[open] button")
+    page.wait_for(".conversation-name")
+    assert faults(page) == []
+    page.key(ESCAPE)
+    page.wait_for("#conversations summary").click()
+    page.press(".conversation-menu[open] button:last-child")
+    page.wait_for(".conversations-undo button")
     assert faults(page) == []
 
 

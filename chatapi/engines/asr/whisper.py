@@ -53,8 +53,9 @@ LAUGHTER = re.compile(r"[hlnj]?[aeiou](?:[hlnj][aeiou]){0,19}[hlnj]?")
 """Syllables that people do repeat, up to twenty times: hahahahaha, lalalalala."""
 DIGITS = re.compile(r"(\d{1,8}?)\1{19}")
 """The same for digits, which numbers repeat often."""
-LEAD = RATE // 2
-"""Samples of silence before a clip of a word or two: without any, Whisper misses a word that begins at once."""
+LEAD = RATE // 4
+"""Samples of silence before a clip of a word or two: without any, Whisper misses a word that begins at once. See
+docs/measurements/engines.md."""
 LEAD_BELOW = 6 * RATE // 5
 """Samples below which a clip gets that silence."""
 TOKENS_A_SECOND = 25

@@ -31,7 +31,6 @@ export class Conversation {
    * @param {(words: string) => void} callbacks.announce
    * @param {(again: boolean) => Promise<boolean>} callbacks.askKey
    * @param {() => void} callbacks.openSettings
-   * @param {(fault: Fault) => void} callbacks.onfault  called for faults outside a turn
    * @param {() => void} callbacks.onlost  called when the box may be unreachable
    * @param {(prompt: string) => void} callbacks.putBack  puts text into the text field
    */
@@ -46,7 +45,7 @@ export class Conversation {
     return this.#turn !== null;
   }
 
-  /** Restores the messages after a reload of the page. */
+  /** Restores the messages of a stored conversation, for example after a reload of the page. */
   async restore() {
     const id = preferences.conversation;
     // When a key was entered for a question, that question is shown already.
@@ -65,19 +64,18 @@ export class Conversation {
     return this.#thread.invite();
   }
 
-  /** Starts a new conversation and deletes this one on the box. */
-  async renew() {
+  /** Leaves this conversation, which the box keeps: the next question starts a new one. */
+  renew() {
     this.stop();
     this.#thread.clear();
-    const id = preferences.conversation;
     preferences.conversation = '';
-    if (!id) return;
-    try {
-      await this.#api.delete(`conversations/${encodeURIComponent(id)}`);
-    } catch (error) {
-      const fault = Fault.from(error);
-      if (fault.code !== 'unknown_conversation') this.#callbacks.onfault(new Fault('not_forgotten', fault));
-    }
+  }
+
+  /** Shows a stored conversation, which the next question continues. */
+  open(id) {
+    this.renew();
+    preferences.conversation = id;
+    return this.restore();
   }
 
   /** @param {string} prompt */

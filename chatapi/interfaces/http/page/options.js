@@ -1,4 +1,4 @@
-/** The dialogs: settings, the prompt for the API key, and the confirmation of a new conversation. */
+/** The dialogs: settings, and the prompt for the API key. */
 
 import { byId, element } from './dom.js';
 import { preferences } from './preferences.js';
@@ -76,11 +76,6 @@ async function promptForKey(again) {
   if (result !== 'enter' || !entered) return false;
   preferences.keepKey(entered, byId('key-remember').checked);
   return true;
-}
-
-/** Asks whether the conversation may be deleted. */
-export async function confirmRenewal() {
-  return (await showDialog(byId('renewal'))) === 'renew';
 }
 
 /** The return value of a dialog; '' when it was dismissed. */

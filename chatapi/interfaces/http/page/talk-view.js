@@ -2,13 +2,14 @@
 
 import { Composer } from './composer.js';
 import { Conversation } from './conversation.js';
+import { Drawer } from './conversations/drawer.js';
 import { byId } from './dom.js';
 import { Fault } from './faults.js';
 import { Live } from './live.js';
 import { LiveDock } from './live-dock.js';
 import { Microphone } from './microphone.js';
-import { confirmRenewal } from './options.js';
 import { Player } from './player.js';
+import { preferences } from './preferences.js';
 import { t } from './texts.js';
 import { Thread } from './thread.js';
 
@@ -34,7 +35,7 @@ class Parts {
   #frame = null;
   #restored = false;
   #player = new Player();
-  #new = byId('new');
+  #buttons = [byId('open-conversations'), byId('new')];
 
   constructor(api) {
     const player = this.#player;
@@ -44,7 +45,6 @@ class Parts {
       announce: (words) => this.#frame?.announce(words),
       askKey: (again) => this.#unlock(again),
       openSettings: () => this.#frame?.openSettings(),
-      onfault: (fault) => this.#notice(fault),
       onlost: () => this.#frame?.checkBox(),
       putBack: (prompt) => this.composer.putBack(prompt),
     });
@@ -65,6 +65,7 @@ class Parts {
       onfault: (fault) => this.#notice(fault),
       onstate: (words) => this.#frame?.announce(words),
     });
+    this.#connectDrawer(api);
     this.#connectLive(api);
     this.#connectPlayer();
     this.#connectPage();
@@ -72,7 +73,7 @@ class Parts {
 
   mount(frame) {
     this.#frame = frame;
-    frame.actions.append(this.#new);
+    frame.actions.append(...this.#buttons);
     frame.onmodels(({ limits }) => {
       this.microphone.longest = limits.audio_seconds;
       this.composer.longest = limits.prompt_chars;
@@ -86,6 +87,18 @@ class Parts {
     this.microphone.cancel();
     this.live.end();
     this.#frame = null;
+  }
+
+  #connectDrawer(api) {
+    const drawer = new Drawer(api, {
+      current: () => preferences.conversation,
+      onopen: (id) => this.#open(id),
+      onnew: () => this.#renew(),
+      ondeleted: () => this.#renew(),
+      onrestored: (id) => this.#open(id),
+      onfault: (fault) => this.#notice(fault),
+    });
+    byId('open-conversations').addEventListener('click', () => drawer.open());
   }
 
   #connectLive(api) {
@@ -124,7 +137,7 @@ class Parts {
   }
 
   #connectPage() {
-    this.#new.addEventListener('click', () => this.#renew());
+    byId('new').addEventListener('click', () => this.#renew());
     byId('examples').addEventListener('click', ({ target }) => {
       if (target instanceof HTMLButtonElement) this.conversation.ask(target.textContent);
     });
@@ -145,14 +158,28 @@ class Parts {
     }
   }
 
-  async #renew() {
-    this.microphone.cancel();
-    this.live.end();
-    if (!this.thread.empty && !(await confirmRenewal())) return;
-    this.#frame?.clearNotice();
+  #renew() {
+    this.#interrupt();
     this.conversation.renew();
     this.#frame?.announce(t('talk.new'));
     this.composer.focus();
+  }
+
+  async #open(id) {
+    this.#interrupt();
+    try {
+      await this.conversation.open(id);
+    } catch (error) {
+      this.#notice(Fault.from(error), [{ words: t('frame.try_again'), pressed: () => this.#open(id) }]);
+    }
+    this.composer.focus();
+  }
+
+  /** Ends what belongs to the shown conversation. */
+  #interrupt() {
+    this.microphone.cancel();
+    this.live.end();
+    this.#frame?.clearNotice();
   }
 
   /** Starts a live conversation, which continues the shown conversation. */

@@ -1,6 +1,7 @@
 /** The texts of the page in German. A function takes the values that the text has. */
 
 import captions from '../captions/de.js';
+import conversations from '../conversations/de.js';
 import voices from '../voices/de.js';
 
 export default {
@@ -75,11 +76,6 @@ export default {
     unmute: 'Stummschaltung aufheben',
     speak: 'Antworten vorlesen',
     new: 'Neues Gespräch',
-    new_title: 'Neues Gespräch (löscht dieses)',
-    renewal: 'Ein neues Gespräch beginnen?',
-    renewal_words: 'Die Box löscht dieses endgültig.',
-    delete: 'Löschen',
-    keep: 'Behalten',
     talk_again: 'Erneut sprechen',
     speaking: 'Spricht',
     forgotten: 'Die Box hat das frühere Gespräch nicht mehr; hier beginnt ein neues.',
@@ -237,6 +233,7 @@ export default {
     forward: (seconds) => `${seconds} Sekunden vor`,
   },
   captions,
+  conversations,
   voices,
   fault: {
     waiting: (title, seconds) => `${title}; neuer Versuch in ${seconds} s`,
@@ -287,7 +284,6 @@ export default {
     history_locked: ['Der Gesprächsverlauf ist gesperrt', 'Ein anderes Programm auf der Box benutzt ihn. Versuchen Sie es gleich noch einmal.'],
     history_not_kept: ['Gespräche werden nicht gespeichert', 'Die Box antwortet, kann aber nicht auf ihre Platte schreiben: Dieses Gespräch geht beim Neustart verloren. „chatapi check“ auf der Box zeigt den Grund.'],
     history_set_aside: ['Frühere Gespräche fehlen', 'Der Gesprächsverlauf war beschädigt. Die Box hat ihn beiseitegelegt und einen neuen begonnen; „chatapi check“ auf der Box nennt die Datei.'],
-    not_forgotten: ['Das frühere Gespräch ist noch auf der Box', 'Hier beginnt ein neues, aber die Box konnte das vorige nicht löschen.'],
     unreachable: ['Die Box ist nicht erreichbar', 'Prüfen Sie, ob sie eingeschaltet ist und dieses Gerät im selben Netz ist.'],
     broken_off: ['Die Verbindung ist abgerissen', 'Gezeigt wird, was angekommen ist. Versuchen Sie es erneut, um alles zu bekommen.'],
     silent: ['Die Box antwortet nicht mehr', 'Seit Langem ist nichts angekommen. Versuchen Sie es erneut; hilft das nicht, starten Sie die Box neu.'],

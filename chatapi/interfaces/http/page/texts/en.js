@@ -1,6 +1,7 @@
 /** The texts of the page in English. A function takes the values that the text has. */
 
 import captions from '../captions/en.js';
+import conversations from '../conversations/en.js';
 import voices from '../voices/en.js';
 
 export default {
@@ -75,11 +76,6 @@ export default {
     unmute: 'Unmute the microphone',
     speak: 'Speak answers',
     new: 'New conversation',
-    new_title: 'New conversation (deletes this one)',
-    renewal: 'Start a new conversation?',
-    renewal_words: 'The box deletes this one permanently.',
-    delete: 'Delete it',
-    keep: 'Keep it',
     talk_again: 'Talk again',
     speaking: 'Speaking',
     forgotten: 'The box no longer has the earlier conversation; this starts a new one.',
@@ -237,6 +233,7 @@ export default {
     forward: (seconds) => `${seconds} seconds forward`,
   },
   captions,
+  conversations,
   voices,
   fault: {
     waiting: (title, seconds) => `${title}; trying again in ${seconds} s`,
@@ -287,7 +284,6 @@ export default {
     history_locked: ['The conversation history is locked', 'Another program on the box uses it. Try again in a moment.'],
     history_not_kept: ['Conversations are not stored', 'The box answers, but cannot write to its disk: this conversation is lost when it restarts. “chatapi check” on the box shows why.'],
     history_set_aside: ['Earlier conversations are missing', 'The conversation history was damaged. The box set it aside and started a new one; “chatapi check” on the box shows which file.'],
-    not_forgotten: ['The earlier conversation is still on the box', 'A new one starts here, but the box could not delete the previous one.'],
     unreachable: ['The box cannot be reached', 'Check that it is switched on and that this device is on the same network.'],
     broken_off: ['The connection was lost', 'The part that arrived is shown. Try again to get the whole answer.'],
     silent: ['The box stopped responding', 'Nothing has arrived for a long time. Try again; if it does not respond, restart the box.'],

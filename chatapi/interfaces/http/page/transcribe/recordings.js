@@ -5,7 +5,7 @@ import { Fault } from '../faults.js';
 import { t } from '../texts.js';
 import { bytes, failureOf, hasEnded, percent, stateOf } from './job.js';
 import { OptionsForm } from './options-form.js';
-import { deleteLater, isLeaving, undo } from './deletion.js';
+import { deletions, remove } from './deletion.js';
 import { Uploads } from './uploads.js';
 
 /** Interval between two looks at the jobs, in seconds, while one is unfinished, and while none is. */
@@ -56,7 +56,7 @@ export class Recordings {
     });
     document.addEventListener('visibilitychange', () => document.hidden || this.#look(), { signal: frame.signal });
     this.#showUploads();
-    if (undo()) this.#showUndo();
+    if (deletions.last) this.#showUndo();
   }
 
   close() {
@@ -202,7 +202,7 @@ export class Recordings {
   }
 
   #showJobs() {
-    const shown = this.#jobs.filter(({ id }) => !isLeaving(id));
+    const shown = this.#jobs.filter(({ id }) => !deletions.isLeaving(id));
     const rows = shown.map((job) => {
       const row = this.#rows.get(job.id) ?? this.#jobRow(job.id);
       this.#rows.set(job.id, row);
@@ -274,20 +274,20 @@ export class Recordings {
 
   #delete(job) {
     const next = this.#rows.get(job.id).nextElementSibling ?? this.#rows.get(job.id).previousElementSibling;
-    deleteLater(this.#api, job, (fault) => this.#frame.notice(fault));
+    deletions.add(job, () => remove(this.#api, job), (fault) => this.#frame.notice(fault));
     this.#showJobs();
     this.#showUndo();
     (next?.querySelector('a') ?? document.getElementById('choose')).focus();
   }
 
   #showUndo() {
-    const leaving = undo();
+    const leaving = deletions.last;
     const back = button(t('transcribe.undo'), () => {
       leaving.undo();
       this.#toast.replaceChildren();
       this.#showJobs();
     }, { class: 'plain' });
-    this.#toast.replaceChildren(element('span', {}, t('transcribe.deleted', leaving.job.name)), back);
+    this.#toast.replaceChildren(element('span', {}, t('transcribe.deleted', leaving.item.name)), back);
     leaving.over.then(() => {
       if (this.#toast.contains(back)) this.#toast.replaceChildren();
       if (!this.#frame.signal.aborted) this.#look().catch(() => {});
