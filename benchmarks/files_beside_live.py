@@ -4,8 +4,8 @@
     .venv/bin/python benchmarks/files_beside_live.py clips --clips 200
 
 `live` asks the same questions of a server that does nothing else, and while it transcribes that many long recordings;
-both parts measure in turns, so that other load of the machine affects both. The server has the settings of this machine; further ones
-follow `--set`.
+both parts measure in turns, so that other load of the machine affects both. The server has the settings of this
+machine; further ones follow `--set`.
 """
 
 from __future__ import annotations
