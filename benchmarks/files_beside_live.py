@@ -118,7 +118,8 @@ async def clips(given: Settings, chosen: argparse.Namespace) -> None:
             async def ask(content: bytes) -> None:
                 form = {"model": "whisper-1", "response_format": "text"}
                 answer = await client.post("/v1/audio/transcriptions", files={"file": ("a.wav", content)}, data=form)
-                answer.raise_for_status()
+                if not answer.is_success:
+                    raise SystemExit(f"{answer.status_code}: {answer.text}")
 
             await ask(chosen_clips[0])
             one_by_one = at_once = 0.0
