@@ -104,6 +104,20 @@ def test_a_recording_at_a_url_is_captioned_to_its_end(caption_server: RunningSer
     assert "127.0.0.1" not in json.dumps(document)
 
 
+def test_a_line_of_two_people_is_a_line_of_each(caption_server: RunningServer, broadcast: Broadcast) -> None:
+    # The pause is too short to end a line.
+    said = np.concatenate(
+        [tone(3.0, 220), np.zeros(RATE // 10, np.float32), tone(3.0, 880), np.zeros(RATE, np.float32)]
+    )
+    broadcast.files["/talk.mp3"] = mp3(np.concatenate([said, tone(2.0, 220)]))
+    made = start(caption_server, source="stream", url=broadcast.url("/talk.mp3"), speakers=True)
+    lines = [data for name, _, data in events(caption_server, made["id"]) if name == "line"]
+    assert [each["speaker"] for each in lines] == ["A", "B", "A"]
+    assert [each["start"] for each in lines] == [0, pytest.approx(3.1, abs=0.3), pytest.approx(7, abs=0.5)]
+    assert lines[0]["end"] == lines[1]["start"] and lines[1]["end"] == pytest.approx(6.1, abs=0.3)
+    assert all(each["text"].startswith("heard ") for each in lines)
+
+
 def test_a_viewer_resumes_behind_the_last_event_and_learns_of_a_gap(
     caption_server: RunningServer, broadcast: Broadcast
 ) -> None:

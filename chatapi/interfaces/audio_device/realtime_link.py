@@ -37,8 +37,8 @@ SCHEMES = {"http": "ws", "ws": "ws", "https": "wss", "wss": "wss"}
 PORTS = {"ws": 80, "wss": 443}
 OPEN_SECONDS = 20.0
 """Longest time until the first event, in seconds; the server waits up to 10 s for its models."""
-PING_SECONDS = 10.0
-"""Time between two pings, and longest time until the pong, in seconds."""
+PING_SECONDS, PONG_SECONDS = 10.0, 20.0
+"""Time between two pings, and longest time until the pong, in seconds: a box whose cores are all busy answers late."""
 LONGEST = 16 << 20
 """Largest size of an event, in bytes."""
 
@@ -105,7 +105,8 @@ class RealtimeLink:
             while True:
                 yield _event(await self._connection.recv(), self._address)
         except ConnectionClosed as closed:
-            raise WaitAndRetry(f"the connection to {self._address.name} was lost", code="gone") from closed
+            # Which side closed it and why, such as "sent 1011 (internal error) keepalive ping timeout".
+            raise WaitAndRetry(f"the connection to {self._address.name} was lost: {closed}", code="gone") from closed
 
 
 @asynccontextmanager
@@ -152,7 +153,7 @@ async def _connected(
             compression=None,
             open_timeout=OPEN_SECONDS,
             ping_interval=PING_SECONDS,
-            ping_timeout=PING_SECONDS,
+            ping_timeout=PONG_SECONDS,
             max_size=LONGEST,
         )
     except InvalidStatus as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 
@@ -20,7 +20,7 @@ from chatapi.runtime.workers import Engines
 from chatapi.services.live.options import SessionOptions
 from chatapi.services.live.turn_tracker import TurnTracker
 from chatapi.services.live.utterance import Utterance
-from chatapi.services.transcription.online_speakers import LONGEST_SPEECH, OnlineSpeakers
+from chatapi.services.transcription.online_speakers import LONGEST_SPEECH, LabelledStretch, OnlineSpeakers
 from chatapi.services.transcription.speakers import KnownSpeaker
 from chatapi.services.transcription.transcriber import FileTranscriber
 from chatapi.settings import Settings
@@ -79,6 +79,7 @@ class Captioner:
         """Audio received, in seconds."""
         self._begun = time.monotonic()
         self._send, self._priority = send, priority
+        self._transcriber, self._options = transcriber, options.transcription
         self._speakers = OnlineSpeakers(engines, settings.speaker, options.known) if options.speakers else None
         longest = min(LINE_SECONDS, settings.live.turn_seconds)
         live = settings.live.model_copy(update={"turn_seconds": longest})
@@ -143,17 +144,41 @@ class Captioner:
             await self.on_error(utterance.error)
         if text:
             line = utterance.transcript(text, self._tracker.detector.detected_language)
-            await self._send(replace(line, speaker=await self._label(utterance)))
+            for each in await self._lines(line, utterance.last_speech(LONGEST_SPEECH)):
+                await self._send(each)
         return False
 
     async def on_error(self, error: ChatapiError) -> None:
         log.warning("a part of the captions is missing: %s", error.message)
 
-    async def _label(self, utterance: Utterance) -> str:
-        """The speaker; empty: none is wanted, or an error, which is no reason to lose the line."""
+    async def _lines(self, line: Transcript, speech: Samples) -> list[Transcript]:
+        """The line with its speaker; where several people speak in it, a line of each. An error is no reason to lose
+        the line. `speech`: the audio up to its end."""
         if self._speakers is None:
-            return ""
-        return await self._speakers.label_if_possible(utterance.last_speech(LONGEST_SPEECH), self._priority)
+            return [line]
+        try:
+            found = await self._speakers.stretches(speech, self._priority)
+        except ChatapiError as error:
+            log.warning("the speaker is not told apart: %s", error.message)
+            return [line]
+        begin = line.end - len(speech) / RATE
+        if len(found) > 1 and begin <= line.start + STEP / RATE and (parts := await self._parts(line, speech, found)):
+            return parts
+        # Of several that are not told apart, who speaks longest.
+        longest = max(found, key=lambda each: each.end - each.start, default=None)
+        return [replace(line, speaker=longest.label if longest is not None else "")]
+
+    async def _parts(self, line: Transcript, speech: Samples, found: Sequence[LabelledStretch]) -> list[Transcript]:
+        """A line of each stretch, transcribed by itself; none where one of them has no words."""
+        begin, parts = line.end - len(speech) / RATE, list[Transcript]()
+        for each in found:
+            samples = speech[each.start : each.end]
+            text = await self._transcriber.transcribe_samples(samples, line.language, self._priority, self._options)
+            if not text.text:
+                return []
+            start, end = begin + each.start / RATE, begin + each.end / RATE
+            parts.append(replace(line, text=text.text, start=start, end=end, tokens=(), speaker=each.label))
+        return parts
 
 
 @asynccontextmanager

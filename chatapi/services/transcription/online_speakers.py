@@ -5,15 +5,17 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
 from chatapi.audio import RATE, Samples
-from chatapi.engines import SpeakerEncoder
+from chatapi.engines import SpeakerEncoder, speaker_windows
 from chatapi.engines.call import EngineCall
 from chatapi.errors import ChatapiError
 from chatapi.runtime.admission import Priority
 from chatapi.runtime.workers import Engines
+from chatapi.services.transcription.speaker_changes import changes, side
 from chatapi.services.transcription.speaker_clusters import Vectors, unit
 from chatapi.services.transcription.speakers import KnownSpeaker, letters
 from chatapi.settings import SpeakerSettings
@@ -29,6 +31,15 @@ MARGIN = 0.1
 from that of others; see docs/measurements/services.md."""
 MOST_WEIGHT = 60.0
 """Largest weight of a voice, in windows of speech: a voice that grows hoarse, or a moved microphone, is followed."""
+
+
+@dataclass(frozen=True)
+class LabelledStretch:
+    """A part of an utterance in which one person speaks, in samples of the utterance."""
+
+    start: int
+    end: int
+    label: str
 
 
 @dataclass(eq=False)
@@ -60,19 +71,27 @@ class OnlineSpeakers:
         """Those whose voices are not computed yet."""
         self._voices: list[_Voice] = []
         self._letters = (name for name in letters() if all(name != each.name for each in known))
-        self._last = ""
 
     async def label(self, samples: Samples, priority: Priority = Priority.REQUEST) -> str:
         """The speaker of an utterance, 16 kHz mono. Raises ModelError where the model is not installed, and the errors
         of the engine."""
-        encoder = await self._encoder.open()
-        threshold = (encoder.threshold if self._settings.threshold is None else self._settings.threshold) + MARGIN
-        while self._known:
-            vector, windows = await self._embedded(self._known[0].samples, priority)
-            self._voices.append(_Voice(self._known.pop(0).name, vector * np.float32(windows), float(windows)))
+        threshold = await self._threshold(priority)
         vector, windows = await self._embedded(samples, priority)
-        self._last = self._assigned(vector, windows, len(samples), threshold)
-        return self._last
+        return self._assigned(vector, windows, len(samples), threshold + MARGIN)
+
+    async def stretches(self, samples: Samples, priority: Priority = Priority.REQUEST) -> list[LabelledStretch]:
+        """The stretches of an utterance, 16 kHz mono, in which one person speaks. Raises as `label` does."""
+        threshold = await self._threshold(priority)
+        vectors = unit(np.stack(await self._windows(samples, priority)))
+        cuts = changes(samples, vectors, threshold)
+        starts, found = np.array(speaker_windows(len(samples))), list[LabelledStretch]()
+        for start, end in pairwise([0, *cuts, len(samples)]):
+            own = vectors[side(starts, start, end)] if cuts else vectors
+            if not len(own):
+                continue
+            name = self._assigned(unit(own.sum(axis=0)), len(own), end - start, threshold + MARGIN)
+            found.append(LabelledStretch(start, end, name))
+        return found
 
     async def label_if_possible(self, samples: Samples, priority: Priority = Priority.REQUEST) -> str:
         """The same; empty after an error, which is no reason to lose the transcript."""
@@ -82,9 +101,20 @@ class OnlineSpeakers:
             log.warning("the speaker is not told apart: %s", error.message)
             return ""
 
+    async def _threshold(self, priority: Priority) -> float:
+        """The likeness from which two windows are one voice; the voices of known speakers are computed before."""
+        encoder = await self._encoder.open()
+        while self._known:
+            vector, windows = await self._embedded(self._known[0].samples, priority)
+            self._voices.append(_Voice(self._known.pop(0).name, vector * np.float32(windows), float(windows)))
+        return encoder.threshold if self._settings.threshold is None else self._settings.threshold
+
+    async def _windows(self, samples: Samples, priority: Priority) -> list[Samples]:
+        return await self._encoder.collect(EngineCall.of(SpeakerEncoder.embeddings, samples), priority)
+
     async def _embedded(self, samples: Samples, priority: Priority) -> tuple[Vectors, int]:
         """The mean direction of the voice, and the number of windows."""
-        found = await self._encoder.collect(EngineCall.of(SpeakerEncoder.embeddings, samples), priority)
+        found = await self._windows(samples, priority)
         return unit(np.sum(unit(np.stack(found)), axis=0)), len(found)
 
     def _assigned(self, vector: Vectors, windows: int, length: int, threshold: float) -> str:

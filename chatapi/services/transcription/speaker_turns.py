@@ -139,12 +139,12 @@ def _voices(cells: Sequence[Halves], path: Numbers, before: Vectors) -> Vectors:
 def _turns(region: VoiceRegion, path: Numbers) -> Iterator[SpeakerTurn]:
     """The turns in a region, which change at the quietest moment near the change of the cells' speakers."""
     changes = [place for place in range(1, len(path)) if path[place] != path[place - 1]]
-    quiet = sorted(min(region.end, region.start + _quietest(region.levels, place)) for place in changes)
+    quiet = sorted(min(region.end, region.start + quietest(region.levels, place)) for place in changes)
     for place, (start, end) in zip([0, *changes], pairwise([region.start, *quiet, region.end]), strict=True):
         yield SpeakerTurn(start / RATE, end / RATE, int(path[place]))
 
 
-def _quietest(found: Vectors, cell: int) -> int:
+def quietest(found: Vectors, cell: int) -> int:
     """The middle of the quietest 60 ms near the start of a cell, in samples from the start of the region."""
     middle = cell * CELL // LEVEL
     first = max(0, middle - SNAP)
