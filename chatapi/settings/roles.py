@@ -103,6 +103,9 @@ class VoiceConverterSettings(OnDemandRoleSettings):
     """Longest recording that is converted while the client waits, in seconds; a longer one becomes a job."""
     max_job_seconds: float = Field(14_400, gt=0)
     """Longest recording of a job, in seconds."""
+    queue: int = Field(100, ge=0, le=10_000)
+    """Largest number of conversions and new voices that wait for the one that runs; one more is rejected with 503.
+    TorchServe has as many places for each model."""
     max_live: int = Field(1, ge=0, le=16)
     """Largest number of live conversions at once; 0: none."""
     max_voices: int = Field(100, ge=0, le=10_000)

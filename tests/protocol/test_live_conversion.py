@@ -14,7 +14,7 @@ from websockets.asyncio.client import ClientConnection, connect
 
 from chatapi.audio import RATE, Samples
 from chatapi.auth import add as add_key
-from chatapi.services.voice_conversion.stream_conversion import Joint
+from chatapi.services.voice_conversion.stream_conversion import JUDGED_CHUNKS, ChunkPace, Joint
 from conftest import RunningServer, serving, tone
 from test_voices import add, clip
 
@@ -58,13 +58,13 @@ async def test_audio_is_converted_while_it_arrives(server: RunningServer, rate: 
     async with connected(server) as socket:
         await socket.send(json.dumps({"type": "start", "voice": "anna", "sample_rate": rate}))
         started = json.loads(await socket.recv())
-        assert started["type"] == "started" and started["algorithmic_latency_ms"] == 380
+        assert started["type"] == "started" and started["algorithmic_latency_ms"] == 140
         assert "voice anna" in started["mark"] and started["sample_rate"] == RATE
-        # Half a second of speech: the first chunk comes although more will follow.
+        # Half a second of speech: the first chunk, of 80 ms, comes although more will follow.
         await socket.send(pcm(tone(0.5, 440, rate)))
         with anyio.fail_after(60):
             first = await socket.recv()
-        assert isinstance(first, bytes) and len(first) >= 2 * 0.1 * RATE
+        assert isinstance(first, bytes) and len(first) == 2 * 0.08 * RATE
         for _ in range(5):
             await socket.send(pcm(tone(0.1, 440, rate)))
         await socket.send(json.dumps({"type": "end"}))
@@ -150,3 +150,18 @@ def test_chunks_that_overlap_are_cross_faded() -> None:
     found.append(joint.feed(np.full(3, 3, np.float32), 0))
     found.append(joint.feed(np.full(5, 3, np.float32), 0))
     assert np.concatenate(found).tolist() == pytest.approx([1] * 6 + [1.4, 1.8, 2.2, 2.6] + [3] * 4)
+
+
+async def test_a_slow_box_takes_longer_chunks_and_a_fast_one_those_that_were_asked_for() -> None:
+    pace = ChunkPace(1280)
+
+    def count(share: float, times: int = JUDGED_CHUNKS) -> int:
+        for _ in range(times):
+            seconds = pace.chunk / RATE
+            pace.add(share * seconds, seconds)
+        return pace.chunk
+
+    assert count(0.5) == 1280 and count(1.5, JUDGED_CHUNKS - 1) == 1280
+    assert count(1.5, 1) == 2560 and count(1.5) == 5120
+    assert count(0.6) == 5120 and count(2, 20 * JUDGED_CHUNKS) == 10_240
+    assert count(0.1) == 5120 and count(0.1, 20 * JUDGED_CHUNKS) == 1280

@@ -217,8 +217,8 @@ def test_sources_and_clips_of_every_kind_give_a_sensible_result(shared_server: R
 
 
 def test_ten_targets_of_ten_minutes_are_rejected_before_work(shared_server: RunningServer) -> None:
-    target = wav(Audio(tone(600, 880, 8000), 8000))
-    form = [*files(SOURCE, part="source"), *files(*[target] * 3, part="targets")]
+    target = encode_audio(tone(600, 880, 8000), 8000, "flac", "flac")
+    form = [*files(SOURCE, part="source"), *files(*[target] * 10, part="targets")]
     reply = shared_server.client.post("/conversions", data={"consent": CONSENT}, files=form)
     assert reply.status_code == 413 and reply.json()["code"] == "audio_too_long", reply.text
 

@@ -19,7 +19,7 @@ from chatapi.catalog.ggml import Variables
 from chatapi.engines import ConversionWindow
 from chatapi.engines.voice_converter import matching, vocoder
 from chatapi.engines.voice_converter.knn_vc import KnnVc
-from chatapi.engines.voice_converter.source_memory import SourceMemories, SourceMemory
+from chatapi.engines.voice_converter.source_memory import RunningStatistics, SourceMemories
 from chatapi.errors import ModelError, Unprocessable
 from chatapi.settings import Settings
 
@@ -256,9 +256,19 @@ def test_each_frame_becomes_the_mean_of_its_four_nearest() -> None:
     given, some = rng.normal(size=(7, 8)), rng.normal(size=(50, 8))
     query, pool = (matching.normalized(each, each.mean(axis=0), each.std(axis=0)) for each in (given, some))
     values = rng.normal(size=(50, 3))
-    expected = [values[np.argsort(-(pool @ each))[:4]].mean(axis=0) for each in query]
-    assert np.allclose(matching.matched(query, pool, values), expected)
-    assert np.allclose(matching.matched(query, pool[:2], values[:2]), values[:2].mean(axis=0))
+    # A frame is compared with those beside it: the mean of up to five similarities.
+    alone = query @ pool.T
+    expected = []
+    for row in range(7):
+        beside = [
+            [alone[row + away, place + away] for away in range(-2, 3) if 0 <= row + away < 7 and 0 <= place + away < 50]
+            for place in range(50)
+        ]
+        alike = np.array([np.mean(each) for each in beside])
+        expected.append((values[np.argsort(-alike)[:4]].mean(axis=0), np.sort(alike)[-4:].mean()))
+    found, nearness = matching.matched(query, pool, values)
+    assert np.allclose(found, [each for each, _ in expected]) and np.allclose(nearness, [each for _, each in expected])
+    assert np.allclose(matching.matched(query, pool[:2], values[:2])[0], values[:2].mean(axis=0))
 
 
 def test_rows_are_interpolated_between_their_middles() -> None:
@@ -290,7 +300,7 @@ def test_a_window_that_knows_everything_is_a_part_of_the_whole(engine: KnnVc) ->
     whole = np.concatenate([each.samples for each in engine.convert(source, reference)])
     memory = engine._sources.of("known")
     learned = kept(engine, memory.levelled(source, 0, len(source))).astype(np.float32)
-    memory.add(np.concatenate([learned] * 20))
+    memory.features.add(np.concatenate([learned] * 20))
     first = np.concatenate([each.samples for each in engine.convert(source, reference, source="known")])
     window = ConversionWindow(RATE, 2 * RATE)
     part = np.concatenate([each.samples for each in engine.convert(source, reference, source="known", window=window)])
@@ -300,7 +310,7 @@ def test_a_window_that_knows_everything_is_a_part_of_the_whole(engine: KnnVc) ->
 
 
 def test_what_is_known_of_a_speaker_replaces_the_target_bit_by_bit() -> None:
-    rng, memory = np.random.default_rng(6), SourceMemory()
+    rng, memory = np.random.default_rng(6), RunningStatistics()
     mean, spread = np.zeros(4, np.float32), np.ones(4, np.float32)
     assert memory.statistics(mean, spread) == (mean, spread)
     distances = []
@@ -326,9 +336,18 @@ def test_the_envelope_of_the_source_is_mixed_in_without_its_harmonics() -> None:
     pool = matching.TargetPools(4).of(rng.normal(2, 3, (50, 4 + 80)).astype(np.float32))
     found, own = pool.bands[:6], rng.normal(-1, 2, (6, 80)).astype(np.float32)
     mean, spread = own.mean(axis=0), own.std(axis=0)
+    shares = np.array([0.7, 0.7, 0.7, 0.7, 0.7, 0], np.float32)
     # A source whose envelope is that of the target already changes nothing.
-    same = (found - pool.mean[4:]) / (pool.spread[4:] + 1e-5)
-    assert np.allclose(matching.articulated(found, same, np.zeros(80), np.ones(80) - 1e-5, pool), found, atol=1e-3)
-    changed = matching.articulated(found, own, mean, spread, pool) - found
+    same, plain = (found - pool.mean[4:]) / (pool.spread[4:] + 1e-5), (np.zeros(80), np.ones(80) - 1e-5)
+    assert np.allclose(matching.articulated(found, same, plain, pool, shares), found, atol=1e-3)
+    changed = matching.articulated(found, own, (mean, spread), pool, shares) - found
     coefficients = np.abs(np.fft.rfft(np.concatenate([changed, changed[:, ::-1]], axis=1), axis=1))
     assert coefficients[:, : matching.ENVELOPE].max() > 1 and coefficients[:, matching.ENVELOPE :].max() < 1e-3
+    assert not changed[5].any()
+
+
+def test_where_the_target_has_nothing_alike_more_of_the_source_is_mixed_in() -> None:
+    nearness = np.array([0.9] * 5 + [0.5 - 0.13] * 5 + [0.1] * 5, np.float32)
+    shares = matching.articulation(nearness, 0.5, 0.1)
+    assert np.allclose(shares[:4], 0.4) and np.allclose(shares[6:], 0.7, atol=1e-6)
+    assert 0.4 < shares[4] < shares[5] < 0.7

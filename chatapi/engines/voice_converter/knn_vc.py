@@ -124,16 +124,23 @@ class KnnVc:
         low, high = max(0, first - AROUND), min(len(features), last + AROUND)
         own = self._bands(levelled, low, high)
         known = np.concatenate([features[first:last], own[first - low : last - low]], axis=1)
-        memory.add(known[audible[first:last]])
-        mean, spread = memory.statistics(pool.mean, pool.spread)
+        heard = audible[first:last]
+        memory.features.add(known[heard])
+        mean, spread = memory.features.statistics(pool.mean, pool.spread)
         query = matching.normalized(features[low:high], mean[: self._width], spread[: self._width])
-        found = []
+        found, nearness = list[Samples](), list[Samples]()
         for begin in range(0, len(query), matching.BLOCK):
             if stop():
                 return None
-            found.append(matching.matched(query[begin : begin + matching.BLOCK], pool.features, pool.bands))
+            # With the frames beside the block, which decide with its own.
+            around = slice(max(0, begin - matching.SMOOTHED), begin + matching.BLOCK + matching.SMOOTHED)
+            rows, near = matching.matched(query[around], pool.features, pool.bands)
+            inside = slice(begin - around.start, begin - around.start + matching.BLOCK)
+            found.append(rows[inside])
+            nearness.append(near[inside])
         bands = slice(self._width, None)
-        return matching.articulated(np.concatenate(found), own, mean[bands], spread[bands], pool), low
+        shares = _shares(np.concatenate(nearness), memory, slice(first - low, last - low), heard)
+        return matching.articulated(np.concatenate(found), own, (mean[bands], spread[bands]), pool, shares), low
 
     def _bands(self, samples: Samples, low: int, high: int) -> Samples:
         """The vocoder's bands of the frames from `low` to before `high`."""
@@ -179,6 +186,15 @@ class KnnVc:
     def release_memory(self, _stop: Stop = never) -> None:
         """Returns the memory of the last run, which the C library keeps, to the system."""
         malloc_trim.trim()
+
+
+def _shares(nearness: Samples, memory: SourceMemory, within: slice, heard: Samples) -> Samples:
+    """The share of the source's own envelope in each frame; `within`: those of the window, `heard` which of them are
+    audible, and say what is usual."""
+    memory.nearness.add(nearness[within][heard, None])
+    usual = (np.full(1, each, np.float32) for each in matching.USUAL_NEARNESS)
+    mean, spread = memory.nearness.statistics(*usual)
+    return matching.articulation(nearness, float(mean[0]), float(spread[0]))
 
 
 def _options(settings: Settings) -> Any:

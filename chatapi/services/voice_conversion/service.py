@@ -83,7 +83,7 @@ class VoiceConversion:
         self._worker = engines.voice_converter
         self._references = ReferenceMaker(engines, labeller, settings)
         # Of its own: a conversion holds its slot for longer than a turn.
-        self._admission = Admission("conversions", AT_ONCE, settings.limits.queue)
+        self._admission = Admission("conversions", AT_ONCE, settings.voice_converter.queue)
         self._live = Admission("live conversions", settings.voice_converter.max_live, 0)
         self._most = settings.voice_converter.max_seconds
         self.store = VoiceStore(settings.data, settings.voice_converter.max_voices)

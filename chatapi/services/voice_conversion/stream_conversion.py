@@ -54,8 +54,15 @@ class StreamTiming:
         return self.context_ms * RATE // 1000
 
 
-LIVE = StreamTiming(chunk_ms=320, lookahead_ms=60, context_ms=1000)
+LIVE = StreamTiming(chunk_ms=80, lookahead_ms=60, context_ms=500)
 """Of live conversion."""
+LONGEST_CHUNK = RATE * 640 // 1000
+"""Samples of 16 kHz of the longest chunk that a slow box takes by itself: a second of speech in chunks of 80 ms takes
+twice the computing time that it takes in chunks of 320 ms."""
+JUDGED_CHUNKS = 4
+"""Chunks after which the length of the next ones is decided."""
+SLOW, FAST = 0.9, 0.3
+"""Computing time for a second of audio from which chunks become longer, and below which they become shorter again."""
 RECORDED = StreamTiming(chunk_ms=10_000, lookahead_ms=500)
 """Of recordings: more urgent work waits for one chunk at most."""
 
@@ -74,13 +81,13 @@ class StreamConversion:
         self._buffer: Samples = np.zeros(0, np.float32)
         self._base, self._done = 0, 0
         self._joint = Joint()
+        self._pace = ChunkPace(timing.chunk)
 
     async def feed(self, samples: Samples) -> AsyncGenerator[Audio, None]:
         """The audio that becomes certain by these samples, in parts. Raises the errors of the engine."""
         self._buffer = np.concatenate([self._buffer, samples])
-        timing = self._timing
-        while self._base + len(self._buffer) >= self._done + timing.chunk + timing.lookahead:
-            async with aclosing(self._convert(self._done + timing.chunk, last=False)) as parts:
+        while self._base + len(self._buffer) >= self._done + self._pace.chunk + self._timing.lookahead:
+            async with aclosing(self._convert(self._done + self._pace.chunk, last=False)) as parts:
                 async for part in parts:
                     yield part
 
@@ -109,10 +116,36 @@ class StreamConversion:
                 if len(ready := self._joint.feed(chunk.samples, held)):
                     seconds += len(ready) / chunk.rate
                     yield Audio(ready, chunk.rate)
-        self.on_chunk(time.monotonic() - began, seconds)
+        waited = time.monotonic() - began
+        self.on_chunk(waited, seconds)
+        if self._priority is Priority.LIVE:
+            self._pace.add(waited, (end - self._done) / RATE)
         self._done = end
         kept = max(self._base, (end - self._timing.context) // FRAME * FRAME)
         self._buffer, self._base = self._buffer[kept - self._base :], kept
+
+
+class ChunkPace:
+    """Chooses how much audio of a live stream is converted at once, so that a slow or busy box keeps up."""
+
+    def __init__(self, chunk: int) -> None:
+        """`chunk`: the shortest one, in samples of 16 kHz."""
+        self.chunk = self._shortest = chunk
+        """In samples of 16 kHz."""
+        self._waited = self._seconds = 0.0
+        self._count = 0
+
+    def add(self, waited: float, seconds: float) -> None:
+        """Counts a chunk of so many seconds, for which the client waited so many seconds."""
+        self._waited, self._seconds, self._count = self._waited + waited, self._seconds + seconds, self._count + 1
+        if self._count < JUDGED_CHUNKS or not self._seconds:
+            return
+        share = self._waited / self._seconds
+        if share > SLOW and self.chunk < LONGEST_CHUNK:
+            self.chunk = min(2 * self.chunk, LONGEST_CHUNK)
+        elif share < FAST and self.chunk > self._shortest:
+            self.chunk = max(self.chunk // 2 // FRAME * FRAME, self._shortest)
+        self._waited, self._seconds, self._count = 0.0, 0.0, 0
 
 
 class Joint:
