@@ -28,7 +28,9 @@ MODEL = "smollm2-135m-instruct"
 FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 PROMPT = "Tell me in some detail how a lighthouse works and who keeps it running."
 TOKENS = 64
-CLIENTS = (1, 8)
+PHASES = {"1": 1, "8": 8, "1, after 8": 1}
+"""Name of a phase -> number of clients. In the last one the prompts of the eight are still cached: where all slots
+share one cache, each token passes over them."""
 NUMBERS = itertools.count(100)
 """Each question has another number, so only the system prompt is cached."""
 
@@ -49,10 +51,10 @@ class Server:
 
     name: str
     base: str
-    first: dict[int, list[float]] = field(default_factory=dict)
-    """Number of clients -> time to the first token in seconds, for each round: the median of the clients."""
-    rates: dict[int, list[float]] = field(default_factory=dict)
-    """Number of clients -> tokens per second of all clients together, for each round."""
+    first: dict[str, list[float]] = field(default_factory=dict)
+    """Phase -> time to the first token in seconds, for each round: the median of the clients."""
+    rates: dict[str, list[float]] = field(default_factory=dict)
+    """Phase -> tokens per second of all clients together, for each round."""
 
 
 @dataclass(frozen=True)
@@ -86,34 +88,35 @@ async def asked(client: httpx.AsyncClient, base: str) -> Answer:
     return Answer(begun, marks[0], marks[-1], tokens)
 
 
-async def measure(client: httpx.AsyncClient, server: Server, clients: int) -> None:
+async def measure(client: httpx.AsyncClient, server: Server, phase: str) -> None:
     """One round of a server. With one client the rate is that after the first token, else that of the whole round."""
+    clients = PHASES[phase]
     answers = await asyncio.gather(*(asked(client, server.base) for _ in range(clients)))
     begun = min(each.first if clients == 1 else each.begun for each in answers)
     tokens = sum(each.tokens for each in answers) - (clients == 1)
-    server.rates.setdefault(clients, []).append(tokens / (max(each.last for each in answers) - begun))
+    server.rates.setdefault(phase, []).append(tokens / (max(each.last for each in answers) - begun))
     first = statistics.median(each.first - each.begun for each in answers)
-    server.first.setdefault(clients, []).append(first)
+    server.first.setdefault(phase, []).append(first)
 
 
 def table(servers: Sequence[Server]) -> str:
     """The results as Markdown; ratios to the first server, chatapi, are those of each round, and their median."""
     lines = [
         "| clients | | first token, s | tokens/s | ours / theirs: first token | tokens/s |",
-        "| ---: | --- | ---: | ---: | ---: | ---: |",
+        "| --- | --- | ---: | ---: | ---: | ---: |",
     ]
-    for clients in CLIENTS:
+    for phase in PHASES:
         for each in servers:
             values = []
             for mine, theirs in ((servers[0].first, each.first), (servers[0].rates, each.rates)):
-                values.append(statistics.median(a / b for a, b in zip(mine[clients], theirs[clients], strict=True)))
-            first, rate = (statistics.median(found[clients]) for found in (each.first, each.rates))
-            lines.append(f"| {clients} | {each.name} | {first:.3f} | {rate:.1f} | {values[0]:.2f} | {values[1]:.2f} |")
+                values.append(statistics.median(a / b for a, b in zip(mine[phase], theirs[phase], strict=True)))
+            first, rate = (statistics.median(found[phase]) for found in (each.first, each.rates))
+            lines.append(f"| {phase} | {each.name} | {first:.3f} | {rate:.1f} | {values[0]:.2f} | {values[1]:.2f} |")
     return "\n".join(lines) + "\n"
 
 
 async def compared(models: Path, rounds: int) -> None:
-    """Prints a table for one client and for eight."""
+    """Prints a table for one client, for eight, and for one after them."""
     ours, theirs = free_port(), free_port()
     settings = [f"server.port={ours}", "asr.engine=fake", "tts.engine=fake", "vad.engine=fake"]
     settings += ["llm.engine=llama_cpp", f"llm.model={MODEL}"]
@@ -128,10 +131,10 @@ async def compared(models: Path, rounds: int) -> None:
         async with httpx.AsyncClient(limits=limits) as client:
             for server in servers:
                 await asked(client, server.base)
-            for number, clients in itertools.product(range(rounds), CLIENTS):
+            for phase, number in itertools.product(PHASES, range(rounds)):
                 # The order alternates between rounds.
                 for server in servers if number % 2 == 0 else reversed(servers):
-                    await measure(client, server, clients)
+                    await measure(client, server, phase)
     print(f"**LLM, {TOKENS} tokens**\n\n{table(servers)}", flush=True)
 
 

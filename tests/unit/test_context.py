@@ -15,7 +15,7 @@ from chatapi.engines import ContextOverflow, never
 from chatapi.engines.llm import gguf
 from chatapi.engines.llm.context_size import LEAST, ContextSize, choose
 from chatapi.engines.llm.llama_cpp.sharing import ANSWER, MARGIN, Full, Paused, Share, SharedContext
-from chatapi.engines.llm.llama_cpp.slots import LITTLE, SAVED_CHARS, Slots
+from chatapi.engines.llm.llama_cpp.slots import LITTLE, Slots
 from chatapi.settings import LlamaCppSettings
 from chatapi.system import memory
 
@@ -248,9 +248,20 @@ def test_client_with_the_same_tools_gets_a_slot_of_its_own() -> None:
 def test_short_prompt_after_the_same_beginning_takes_over_the_slot() -> None:
     slots, system = Slots(4), "You are a friendly assistant. " * 5
     assert slot(slots, system + "a" * LITTLE) == slot(slots, system + "b")
-    # What the library saves before it is lost may be longer.
-    long = slot(slots, system + "b" + "c" * (SAVED_CHARS - 500))
-    assert slot(slots, system + "d") == long
+
+
+def test_short_prompt_leaves_a_conversation_its_slot_and_takes_another_with_the_same_beginning() -> None:
+    slots, system = Slots(4), "You are a friendly assistant. " * 5
+    with slots.taken(system + "a") as first, slots.taken(system + "b") as second:
+        assert first != second
+    long = slot(slots, system + "b" + "c" * 2 * LITTLE)
+    assert long == second
+    assert slot(slots, system + "d") == first
+    assert slot(slots, system + "b" + "c" * 2 * LITTLE + "e") == long
+
+
+def test_only_slot_is_left_to_the_library_which_saves_its_prompts() -> None:
+    assert slot(Slots(1), "You are a friendly assistant.") == -1
 
 
 def test_slot_used_longest_ago_is_taken_for_a_new_prompt() -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
+from chatapi.interfaces.http.described import DescribedModel
 from chatapi.interfaces.http.openai import known_speakers
 from chatapi.interfaces.http.response_models import ResponseModel
 from chatapi.services.captions.service import Captions
@@ -15,10 +16,10 @@ LISTED_LINES = 200
 """Most lines in the document of captions: the last ones."""
 
 
-class CaptionRequestModel(BaseModel):
+class CaptionRequestModel(DescribedModel):
     """Captions that are to be started."""
 
-    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid")
 
     source: Literal["microphone", "stream", "push"]
     """microphone: the box's; stream: a broadcast at `url`; push: a Realtime session sends the audio, whose

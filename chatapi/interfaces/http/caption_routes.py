@@ -101,12 +101,7 @@ def _add_start(routes: APIRouter, appliance: Appliance) -> None:
         status_code=201,
         response_model=CaptionModel,
         responses=problems(400, 403, 409, 413, 415, 422, 503),
-        openapi_extra={
-            "requestBody": {
-                "required": True,
-                "content": {"application/json": {"schema": openapi.model_schema(CaptionRequestModel)}},
-            }
-        },
+        openapi_extra=openapi.json_body(CaptionRequestModel),
     )
     async def start(request: Request) -> Response:
         appliance.require_ready()

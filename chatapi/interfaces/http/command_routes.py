@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 import anyio.to_thread
 from fastapi import APIRouter, Query, Request
-from pydantic import BaseModel, ConfigDict
+from pydantic import ConfigDict
 from starlette.responses import Response, StreamingResponse
 
 from chatapi.appliance import Appliance
@@ -23,6 +23,7 @@ from chatapi.interfaces.http.command_models import (
     VersionsModel,
 )
 from chatapi.interfaces.http.completion_request import AUDIO_TYPES
+from chatapi.interfaces.http.described import DescribedModel
 from chatapi.interfaces.http.job_models import JobModel, job_document
 from chatapi.interfaces.http.job_routes import holder_of, limited_owner, own_id, owner_of
 from chatapi.interfaces.http.json_body import json_body, media_type
@@ -39,10 +40,10 @@ CHUNK = 1 << 20
 """Bytes of an archive that are sent at once."""
 
 
-class ReviewModel(BaseModel):
+class ReviewModel(DescribedModel):
     """A decision about a sample."""
 
-    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid")
 
     state: Literal["accepted", "quarantined"]
     """What the sample becomes."""
@@ -170,12 +171,7 @@ def _add_sample(routes: APIRouter, teaching: CommandTeaching) -> None:
         summary="Accepts a quarantined sample, or quarantines an accepted one",
         response_model=SampleModel,
         responses=problems(400, 404, 408, 413, 415, 422, 503, 507),
-        openapi_extra={
-            "requestBody": {
-                "required": True,
-                "content": {"application/json": {"schema": openapi.model_schema(ReviewModel)}},
-            }
-        },
+        openapi_extra=openapi.json_body(ReviewModel),
     )
     async def review(request: Request, sample: str) -> dict[str, Any]:
         decision = await json_body(request, "a decision about a sample", partial(validated, ReviewModel))

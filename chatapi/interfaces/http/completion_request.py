@@ -20,6 +20,7 @@ from starlette.requests import Request
 from chatapi.audio.decode import Source
 from chatapi.errors import BadInput, NotAcceptable, Unprocessable, Unsupported
 from chatapi.interfaces.http import json_body
+from chatapi.interfaces.http.described import DescribedModel
 from chatapi.interfaces.http.spooling import Spool
 from chatapi.interfaces.http.validation import validated
 from chatapi.runtime.admission import Priority
@@ -36,10 +37,10 @@ MOST_FIELDS = 20
 """Most parts of a form."""
 
 
-class CompletionOptions(BaseModel):
+class CompletionOptions(DescribedModel):
     """Options of a turn."""
 
-    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid")
 
     reply: Literal["text", "voice"] | None = None
     """text: JSON; voice: WAV. When omitted, `Accept` decides, else text."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, ItemsView, Iterator
 from functools import cache
 from typing import Any
 
@@ -39,6 +39,23 @@ def document(app: FastAPI) -> dict[str, Any]:
     return app.openapi_schema
 
 
+class Deferred(dict[str, Any]):
+    """A part of the document that is made with it, not when the routes are."""
+
+    def __init__(self, make: Callable[[], dict[str, Any]]) -> None:
+        super().__init__()
+        self._make = make
+
+    def __bool__(self) -> bool:
+        return True
+
+    def items(self) -> ItemsView[str, Any]:  # type: ignore[override]
+        """What `make` returns; FastAPI reads it by this method first."""
+        if not len(self):
+            self.update(self._make())
+        return super().items()
+
+
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """The error responses of a route of our own API."""
     schema = {"schema": model_schema(ProblemDocument)}
@@ -67,7 +84,9 @@ def form_body(kind: type[BaseModel], file: str = "file", required: bool = True) 
 
 def json_body(kind: type[BaseModel]) -> dict[str, Any]:
     """A JSON body with these parameters."""
-    return {"requestBody": {"required": True, "content": {"application/json": {"schema": model_schema(kind)}}}}
+    return Deferred(
+        lambda: {"requestBody": {"required": True, "content": {"application/json": {"schema": model_schema(kind)}}}}
+    )
 
 
 def model_schema(kind: type[BaseModel]) -> dict[str, Any]:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
+
+from chatapi.interfaces.http.described import DescribedModel
 
 
-class ResponseModel(BaseModel):
-    """A document; the text under a member describes it in the OpenAPI document."""
-
-    model_config = ConfigDict(use_attribute_docstrings=True)
+class ResponseModel(DescribedModel):
+    """A document."""
 
 
 class UsageModel(ResponseModel):
@@ -81,7 +81,7 @@ class Readiness(ResponseModel):
     """The response of `/ready`."""
 
     ready: bool
-    warnings: list[WarningModel] = []
+    warnings: list[WarningModel] = Field([])
     """Present only when there are problems."""
 
 
@@ -149,7 +149,7 @@ class HealthModel(ResponseModel):
     turns: TurnCounts
     engines: dict[str, EngineHealth]
     """State by role; `history` is the conversation history."""
-    warnings: list[WarningModel] = []
+    warnings: list[WarningModel] = Field([])
     """Present only when there are problems."""
     audio_device: AudioDeviceModel | None = None
     """Present only with an audio device."""

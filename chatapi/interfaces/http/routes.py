@@ -80,7 +80,7 @@ def _add_completion_route(routes: APIRouter, appliance: Appliance) -> None:
             },
             **problems(400, 404, 406, 408, 413, 415, 422, 503, 507),
         },
-        openapi_extra=_completion_request(),
+        openapi_extra=openapi.Deferred(_completion_request),
     )
     async def completion(request: Request, traceparent: Traceparent = "") -> Response:
         parsed = await completion_request.read(request, traceparent)

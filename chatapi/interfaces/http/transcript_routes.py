@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 from starlette.responses import FileResponse, Response
 
 from chatapi.appliance import Appliance
 from chatapi.audio import playback_copy
 from chatapi.errors import NotFound, WrongMode
 from chatapi.interfaces.http import openapi
+from chatapi.interfaces.http.described import DescribedModel
 from chatapi.interfaces.http.job_models import TranscriptModel
 from chatapi.interfaces.http.job_routes import JobAccess, holder_of, visible
 from chatapi.interfaces.http.json_body import json_body
@@ -31,10 +32,10 @@ MOST_SPEAKERS = 200
 Name = Annotated[str, Field(max_length=100, pattern=r"^[^\x00-\x1f\x7f]*$")]
 
 
-class SpeakerNamesModel(BaseModel):
+class SpeakerNamesModel(DescribedModel):
     """Names of speakers."""
 
-    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid")
 
     names: Annotated[dict[Annotated[str, Field(max_length=100)], Name], Field(min_length=1, max_length=MOST_SPEAKERS)]
     """Speaker label of the transcript, such as A -> the name that is shown and downloaded; empty: the label again."""
@@ -116,12 +117,7 @@ def _add_speakers(routes: APIRouter, appliance: Appliance, access: JobAccess) ->
         summary="Name the speakers of a transcript",
         response_model=NamedSpeakersModel,
         responses=problems(400, 404, 409, 413, 415, 422, 503, 507),
-        openapi_extra={
-            "requestBody": {
-                "required": True,
-                "content": {"application/json": {"schema": openapi.model_schema(SpeakerNamesModel)}},
-            }
-        },
+        openapi_extra=openapi.json_body(SpeakerNamesModel),
     )
     async def speakers(request: Request, job: str) -> dict[str, Any]:
         wanted = await json_body(request, "names of speakers", partial(validated, SpeakerNamesModel))

@@ -19,13 +19,14 @@ from typing import Annotated, Any
 import anyio
 import anyio.to_thread
 from fastapi import APIRouter, Request
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import ConfigDict, Field, field_validator, model_validator
 from starlette.responses import JSONResponse, Response
 
 from chatapi.appliance import Appliance
 from chatapi.auth import KeyHolder
 from chatapi.errors import BadInput, Busy, TooLarge, Unprocessable, Unsupported, WaitAndRetry
 from chatapi.interfaces.http import openapi
+from chatapi.interfaces.http.described import DescribedModel
 from chatapi.interfaces.http.job_models import JobModel, job_document
 from chatapi.interfaces.http.job_routes import JobAccess, holder_of, limited_owner, own_id
 from chatapi.interfaces.http.json_body import json_body, media_type
@@ -49,10 +50,10 @@ RETRY_SECONDS = 10.0
 """Retry-After when there are too many, in seconds."""
 
 
-class TranscriptionOptionsModel(BaseModel):
+class TranscriptionOptionsModel(DescribedModel):
     """Options of a transcription."""
 
-    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid")
 
     name: Annotated[str, Field(min_length=1, max_length=200)] | None = None
     """What the recording is called; when omitted, as its file."""
@@ -190,7 +191,7 @@ def _add_submission(routes: APIRouter, submissions: Submissions) -> None:
         status_code=202,
         response_model=JobModel,
         responses=problems(400, 408, 413, 415, 422, 503, 507),
-        openapi_extra=_request_body(),
+        openapi_extra=openapi.Deferred(_request_body),
     )
     async def transcriptions(request: Request) -> Response:
         await submissions.check_room(holder_of(request))

@@ -25,7 +25,7 @@ FEW_CORES = 4
 """Cores up to which generation uses all of them; of more it uses half, because it is bound by memory."""
 MOST_THREADS = 8
 CACHE_MIB = 64
-"""Memory in MiB for prompts of conversations that lost their slot to another; without it two conversations that take
+"""Memory in MiB for prompts of conversations that lost the only slot to another; without it two conversations that take
 turns in one slot compute their prompts anew every time. The library's own default is 8192."""
 SPARE = 8 * STEP
 """Tokens of the KV cache beyond those that completions share: a prompt may be longer than estimated, and some steps

@@ -1,8 +1,9 @@
 """Chooses the slot for a prompt: that with the longest common prefix, unless another client loses much of its prompt.
 
 The library's own choice is the slot with the longest common prefix. Two clients with the same tools and different
-system prompts would then take each other's slot with every request. Lengths are those of texts, in characters: the
-library's tokens are not known before it has the prompt.
+system prompts would then take each other's slot with every request. In a slot that the caller chooses, the library
+(llama.cpp b11549) neither saves a prompt that it cuts nor restores a saved one, so only little may be cut there.
+Lengths are those of texts, in characters: the library's tokens are not known before it has the prompt.
 """
 
 from __future__ import annotations
@@ -18,11 +19,6 @@ LEAST = 16
 """Shortest common prefix that counts, in characters."""
 LITTLE = 600
 """Characters of another prompt that may be lost: they are read again in less than a second."""
-SAVED_SHARE = 0.5
-"""Share of a slot's prompt below which the library saves the prompt before it keeps so little of it (llama.cpp b11549,
-get_available_slot)."""
-SAVED_CHARS = 6000
-"""Length up to which a saved prompt fits the memory for saved prompts beside some others."""
 
 
 @dataclass
@@ -47,8 +43,9 @@ class Slots:
 
     @contextmanager
     def taken(self, text: str, unused: bool = False) -> Iterator[int]:
-        """The number of the slot for this prompt, for the time of the block; -1: all are busy, so the library waits.
-        `unused`: rather one that has no prompt yet."""
+        """The number of the slot for this prompt, for the time of the block; -1: the library chooses, because all are
+        busy, or there is only one, whose prompts it then saves and restores. `unused`: rather one that has no prompt
+        yet."""
         with self._lock:
             new = next((slot for slot in self._slots if not slot.busy and not slot.text), None) if unused else None
             slot = new or self._choose(text)
@@ -56,7 +53,7 @@ class Slots:
                 self._uses += 1
                 slot.text, slot.used, slot.busy = text, self._uses, True
         try:
-            yield -1 if slot is None else slot.number
+            yield -1 if slot is None or len(self._slots) == 1 else slot.number
         finally:
             if slot is not None:
                 slot.busy = False
@@ -66,17 +63,11 @@ class Slots:
         if not idle:
             return None
         common = {slot.number: _common(slot.text, text) for slot in idle}
-        best = max(idle, key=lambda slot: (common[slot.number], slot.used))
-        if common[best.number] >= LEAST and _may_lose(best.text, common[best.number]):
-            return best
+        fitting = [slot for slot in idle if LEAST <= common[slot.number] >= len(slot.text) - LITTLE]
+        if fitting:
+            return max(fitting, key=lambda slot: (common[slot.number], slot.used))
         # A long prompt takes long to read again, and one used just now is likely to come again.
         return min(idle, key=lambda slot: len(slot.text) / (self._uses + 1 - slot.used))
-
-
-def _may_lose(text: str, kept: int) -> bool:
-    """Whether a slot's prompt may be cut to its first characters."""
-    saved = kept < SAVED_SHARE * len(text) and len(text) <= SAVED_CHARS
-    return saved or len(text) - kept <= LITTLE
 
 
 def _common(one: str, other: str) -> int:

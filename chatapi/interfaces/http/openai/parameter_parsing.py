@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from chatapi.errors import CallerError, Unprocessable, describe_validation_error
+from chatapi.interfaces.http.described import DescribedModel
 from chatapi.interfaces.http.ignored import IgnoredParameters
 from chatapi.interfaces.http.openai.parameter_table import Endpoint
 from chatapi.interfaces.http.validation import validated
@@ -26,16 +27,16 @@ LONGEST = 40
 M = TypeVar("M", bound=BaseModel)
 
 
-class Parameters(BaseModel):
+class Parameters(DescribedModel):
     """The parameters of one of OpenAI's requests."""
 
-    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True, protected_namespaces=())
+    model_config = ConfigDict(extra="forbid", protected_namespaces=())
 
 
-class RequestObject(BaseModel):
+class RequestObject(DescribedModel):
     """A request, or an object inside of one. It keeps its unknown members, which are named as ignored."""
 
-    model_config = ConfigDict(extra="allow", use_attribute_docstrings=True, protected_namespaces=())
+    model_config = ConfigDict(extra="allow", protected_namespaces=())
 
 
 def invalid_parameter(param: str, message: str, code: str) -> Unprocessable:
