@@ -25,6 +25,7 @@ from prometheus_client import (
 from chatapi.errors import ChatapiError, NotReady
 from chatapi.events import TurnRecord
 from chatapi.observability.metrics.audio_device import AudioDeviceMetrics
+from chatapi.observability.metrics.commands import CommandMetrics
 from chatapi.observability.metrics.engine import EngineCounts, EngineModels
 from chatapi.observability.metrics.event_loop_lag import EventLoopLag
 from chatapi.observability.metrics.jobs import JobMetrics, WebhookMetrics, WorkMetrics
@@ -68,6 +69,7 @@ class Metrics:
         self._of_live(registry)
         self._of_engines(registry)
         self.jobs, self.work, self.webhooks = JobMetrics(registry), WorkMetrics(registry), WebhookMetrics(registry)
+        self.commands = CommandMetrics(registry)
         self.ready = Gauge(
             "chatapi_ready",
             "1 when all models loaded at the start are warm, and none of their engines has failed permanently.",
