@@ -195,7 +195,7 @@ set_up_tests() {
   need_nginx
   need_node
   chatapi models fetch
-  chatapi models fetch whisper-tiny.en whisper-base whisper-base-ct2 knn-vc-whisper-base
+  chatapi models fetch whisper-tiny.en whisper-base whisper-base-ct2 knn-vc-whisper-base whisper-base-words
 }
 
 # Several files run at once, each in one process; most tests wait for something. With -X dev every warning is an error; it costs

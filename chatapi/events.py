@@ -259,6 +259,20 @@ class Interrupted:
 
 
 @dataclass(frozen=True)
+class CommandDetection:
+    """A command in a stream, or in the audio of a live session that listens for commands."""
+
+    label: str
+    probability: float
+    """0 to 1."""
+    start: float
+    """Of the window, in seconds of the stream."""
+    end: float
+    version: int
+    """The version that classified it; 0: the model itself."""
+
+
+@dataclass(frozen=True)
 class Failed:
     """Live: an error; the conversation continues."""
 
@@ -277,6 +291,7 @@ LiveEvent = (
     | Resumed
     | ResponseStarted
     | Interrupted
+    | CommandDetection
     | Failed
     | Event
 )

@@ -36,10 +36,13 @@ from chatapi.runtime.model_selection import MemoryPlan
 from chatapi.runtime.scheduler import Scheduler
 from chatapi.runtime.workers import Engines, Worker
 from chatapi.services.captions.service import CaptionService
+from chatapi.services.command_recognition.actions import CommandActions
+from chatapi.services.command_recognition.deliveries import command_deliveries
 from chatapi.services.command_recognition.service import CommandRecognition
 from chatapi.services.command_recognition.teaching import CommandTeaching
 from chatapi.services.live import LiveConversations
 from chatapi.services.live.audio_device_state import AudioDeviceState
+from chatapi.services.live.command_listener import LiveCommands
 from chatapi.services.speech.service import SpeechService
 from chatapi.services.speech.synthesis import SpeechSynthesis
 from chatapi.services.transcription.jobs import TranscriptionJobs
@@ -165,7 +168,12 @@ class Appliance:
         self.jobs.offer(self.conversion_jobs.kind)
         self.captions = CaptionService(self.engines, self.transcriber, settings, self.metrics)
         admission = Admission("commands", settings.limits.concurrent, WAITING_COMMANDS)
-        self.command_recognition = CommandRecognition(self.engines, admission, settings, self.active)
+        self.command_recognition = CommandRecognition(
+            self.engines, admission, settings, self.active, self.metrics.commands
+        )
+        self.live.commands = LiveCommands(
+            self.command_recognition, CommandActions(settings.commands.actions, command_deliveries(settings))
+        )
         self.command_teaching = CommandTeaching(self.engines, self.command_recognition, admission, settings, self.jobs)
 
     def _voices(self) -> list[str]:

@@ -40,6 +40,7 @@ from chatapi.engines.voice_protocols import VoiceActivityDetector as VoiceActivi
 from chatapi.engines.voice_protocols import VoiceConverter as VoiceConverter
 from chatapi.engines.voice_protocols import WakeWordDetector as WakeWordDetector
 from chatapi.engines.voice_protocols import WakeWordStream as WakeWordStream
+from chatapi.engines.voice_protocols import WordEncoder as WordEncoder
 from chatapi.engines.voice_protocols import speaker_windows as speaker_windows
 from chatapi.events import Token, ToolCall
 

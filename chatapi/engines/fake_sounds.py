@@ -80,41 +80,63 @@ class FakeVoiceConverter(PacedEngine):
             yield Audio((0.3 * loud * np.sin(2 * np.pi * float(reference.mean()) * times)).astype(np.float32), RATE)
 
 
+BANDS = 24
+"""Bands of an embedding of a word."""
+
+
 class FakeCommandClassifier(PacedEngine):
     """Takes loud clips for its only word; its embeddings are spectra, so that it can be taught tones."""
 
     labels = ("beep", "unknown")
     features = "fake"
-    BANDS = 24
-    """Bands of an embedding."""
 
     def classify(self, samples: Samples, stop: Stop = never) -> Iterator[CommandFeatures]:
         if not stop():
             self._step()
             loud = bool(len(samples)) and float(np.abs(samples).max()) > SPEECH_RMS
-            yield CommandFeatures((0.9, 0.1) if loud else (0.1, 0.9), self._spectrum(samples))
+            yield CommandFeatures((0.9, 0.1) if loud else (0.1, 0.9), _spectrum(samples))
 
     def replay(self, stop: Stop = never) -> Iterator[CommandReplay]:
-        """Tones of 400 to 500 Hz; noises and other tones."""
-        random, times = np.random.default_rng(1), np.arange(RATE // 2) / RATE
-        rows, labels, parts = [], [], []
-        for number in range(90):
-            tone = 0.3 * np.sin(2 * np.pi * random.uniform(400, 500) * times)
-            noise = random.normal(0, 0.1, len(times))
-            low, high = ((220, 320), (700, 1200), (1900, 3800))[number // 3 % 3]
-            other = 0.3 * np.sin(2 * np.pi * random.uniform(low, high) * times)
-            for label, clip in ((0, tone + noise / 10), (1, noise), (1, other + noise / 10)):
-                rows.append(self._spectrum(clip.astype(np.float32)))
-                labels.append(label)
-                parts.append(number % 3)
         if not stop():
-            yield CommandReplay(np.stack(rows), tuple(labels), tuple(parts), ("",) * len(rows))
+            yield _known_tones()
 
-    def _spectrum(self, samples: Samples) -> Samples:
-        """The share of each of BANDS bands up to 4 kHz, of the length 1."""
-        magnitudes = np.abs(np.fft.rfft(samples, RATE))[: 4000 // self.BANDS * self.BANDS]
-        bands: Samples = magnitudes.reshape(self.BANDS, -1).sum(axis=1).astype(np.float32)
-        return bands / np.float32(np.linalg.norm(bands) + 1e-6)
+
+class FakeWordEncoder(PacedEngine):
+    """Encodes clips as their spectra."""
+
+    features, beside = "fake-words", FakeCommandClassifier.features
+
+    def encode(self, samples: Samples, other: Samples, stop: Stop = never) -> Iterator[Samples]:
+        if not stop():
+            self._step()
+            yield _spectrum(samples)
+
+    def known(self, labels: tuple[str, ...], stop: Stop = never) -> Iterator[CommandReplay]:
+        if not stop() and tuple(labels) == FakeCommandClassifier.labels:
+            yield _known_tones()
+
+
+def _known_tones() -> CommandReplay:
+    """Tones of 400 to 500 Hz; noises and other tones."""
+    random, times = np.random.default_rng(1), np.arange(RATE // 2) / RATE
+    rows, labels, parts = [], [], []
+    for number in range(90):
+        tone = 0.3 * np.sin(2 * np.pi * random.uniform(400, 500) * times)
+        noise = random.normal(0, 0.1, len(times))
+        low, high = ((220, 320), (700, 1200), (1900, 3800))[number // 3 % 3]
+        other = 0.3 * np.sin(2 * np.pi * random.uniform(low, high) * times)
+        for label, clip in ((0, tone + noise / 10), (1, noise), (1, other + noise / 10)):
+            rows.append(_spectrum(clip.astype(np.float32)))
+            labels.append(label)
+            parts.append(number % 3)
+    return CommandReplay(np.stack(rows), tuple(labels), tuple(parts), ("",) * len(rows))
+
+
+def _spectrum(samples: Samples) -> Samples:
+    """The share of each of BANDS bands up to 4 kHz, of the length 1."""
+    magnitudes = np.abs(np.fft.rfft(samples, RATE))[: 4000 // BANDS * BANDS]
+    bands: Samples = magnitudes.reshape(BANDS, -1).sum(axis=1).astype(np.float32)
+    return bands / np.float32(np.linalg.norm(bands) + 1e-6)
 
 
 class FakeSoundDetector(PacedEngine):

@@ -37,6 +37,7 @@ from chatapi.engines import (
     vad,
     voice_converter,
     wake_word,
+    word_encoder,
 )
 from chatapi.engines.role import EngineEntry, Role
 from chatapi.errors import SettingsError
@@ -54,6 +55,7 @@ SHIPPED: tuple[Role[Any], ...] = (
     speaker.ROLE,
     voice_converter.ROLE,
     command.ROLE,
+    word_encoder.ROLE,
     sound_detector.ROLE,
 )
 """The roles of chatapi itself."""

@@ -161,6 +161,26 @@ class CommandClassifier(Protocol):
         """What keeps it from forgetting; nothing where it cannot be taught."""
 
 
+class WordEncoder(Protocol):
+    """Embeddings of short clips by which words are told apart that a command classifier does not know."""
+
+    features: str
+    """Name of the form of its embeddings; what was taught with another form cannot be used."""
+
+    beside: str
+    """The form of the classifier's embeddings that it joins with its own; what it knows is of that classifier."""
+
+    def encode(self, samples: Samples, other: Samples, stop: Stop = never) -> Iterator[Samples]:
+        """One vector for at most COMMAND_SAMPLES of 16 kHz mono, alike for the same word, whoever speaks it.
+
+        `other`: the classifier's embedding of the clip; empty: none is joined.
+        """
+
+    def known(self, labels: tuple[str, ...], stop: Stop = never) -> Iterator[CommandReplay]:
+        """Embeddings of known clips, with the places of these labels, the last of which is that of all other sounds;
+        nothing where it has none for them."""
+
+
 def speaker_windows(samples: int) -> list[int]:
     """The first samples of the windows in so many samples: one every SPEAKER_HOP, and one that ends with the last."""
     last = max(0, samples - SPEAKER_WINDOW)

@@ -65,18 +65,25 @@ class WebhookSender(OutboxSender):
         """One attempt. Raises NotDelivered."""
         try:
             body = payload(change)
-            headers = {
-                "content-type": "application/json",
-                "user-agent": f"chatapi/{version()}",
-                **signed(self._key, f"{change.job}.{change.number}", int(time.time()), body),
-            }
+        except (ValueError, OverflowError) as error:
+            # Those of a damaged change.
+            raise NotDelivered(f"{type(error).__name__} in the change") from None
+        await self.post(f"{change.job}.{change.number}", body)
+
+    async def post(self, message: str, body: bytes) -> None:
+        """One attempt to deliver a body with this id. Raises NotDelivered."""
+        headers = {
+            "content-type": "application/json",
+            "user-agent": f"chatapi/{version()}",
+            **signed(self._key, message, int(time.time()), body),
+        }
+        try:
             with anyio.fail_after(SEND_SECONDS):
                 address = await self._address()
                 await self._post(address, headers, body)
         except TimeoutError:
             raise NotDelivered(f"no answer within {SEND_SECONDS:g} seconds") from None
-        except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError, OverflowError) as error:
-            # The last two are those of a damaged change.
+        except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
             raise NotDelivered(f"{type(error).__name__} while connecting or sending") from None
 
     async def _address(self) -> str:

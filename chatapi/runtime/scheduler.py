@@ -46,7 +46,7 @@ class MinimumShare:
 SHARES: Mapping[Priority, MinimumShare] = {
     Priority.REQUEST: MinimumShare(1.0, 1.0),
     Priority.BULK: MinimumShare(20.0, 2.0),
-    Priority.TRAINING: MinimumShare(60.0, 2.0),
+    Priority.TRAINING: MinimumShare(30.0, 2.0),
 }
 """Class -> its minimum share; live work never waits. People wait for requests too, so these get half the time."""
 

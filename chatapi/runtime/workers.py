@@ -29,6 +29,7 @@ from chatapi.engines import (
     VoiceActivityDetector,
     VoiceConverter,
     WakeWordDetector,
+    WordEncoder,
 )
 from chatapi.engines.call import EngineCall
 from chatapi.errors import Busy, ChatapiError, EngineFailed
@@ -353,6 +354,7 @@ class Engines:
     speaker: Worker[SpeakerEncoder]
     voice_converter: Worker[VoiceConverter]
     command: Worker[CommandClassifier]
+    word_encoder: Worker[WordEncoder]
     sound_detector: Worker[SoundDetector]
 
     def __init__(self, workers: Mapping[str, Worker[Any]]) -> None:

@@ -49,6 +49,7 @@ from chatapi.settings.roles import (
     VadSettings,
     VoiceConverterSettings,
     WakeWordSettings,
+    WordEncoderSettings,
     WorkerKind,
 )
 from chatapi.settings.tables import (
@@ -101,6 +102,7 @@ __all__ = [
     "VoiceConverterSettings",
     "WakeWordSettings",
     "WhisperCppSettings",
+    "WordEncoderSettings",
     "WorkerKind",
     "WyomingSettings",
     "as_environment",

@@ -122,6 +122,15 @@ class CommandSettings(OnDemandRoleSettings):
     """Probability from which a word counts as recognized (0 to 1); below it the label is unknown."""
 
 
+class WordEncoderSettings(OnDemandRoleSettings):
+    """The encoder of clips by which commands are told apart that users teach; without its model the command
+    classifier's own network encodes them."""
+
+    engine: str = Field("whisper_words", json_schema_extra=LIVE)
+    model: str = Field("auto", json_schema_extra=LIVE)
+    """A model's name, or auto: the best that is installed."""
+
+
 class SoundDetectorSettings(OnDemandRoleSettings):
     """Sound detection in monitored streams."""
 

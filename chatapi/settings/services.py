@@ -44,9 +44,23 @@ class CommandTeachingSettings(Table):
     """Largest number of words that have samples."""
     min_samples: int = Field(5, ge=1)
     """Fewest accepted samples of a new word that is taught; words with fewer wait for more."""
+    listen: bool = False
+    """Whether the box's microphone listens for commands beside the conversation, also while it waits for the wake
+    word."""
+    actions: tuple[str, ...] = ("stop=stop",)
+    """What commands do in live sessions that listen for them, WORD=ACTION: stop the answer, speak it again, speak a
+    phrase (`hello=say Good morning`), or tell another program (`lamp=webhook`, which needs webhook.url, or
+    `lamp=mqtt home/lamp`, which needs mqtt.url). A command without an action is left to the conversation."""
     rollback_points: float = Field(20, gt=0, le=100)
     """Rise of the share of unknown among the latest 200 classifications, over that of the version before, in percentage
     points, from which the version before is activated again."""
+
+
+class MqttSettings(Table):
+    """The MQTT broker that commands are published to; needs the extra mqtt."""
+
+    url: SecretStr | None = None
+    """mqtt://USER:PASSWORD@HOST:PORT, or mqtts:// for TLS; unset: none."""
 
 
 class NotifySettings(Table):

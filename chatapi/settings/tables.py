@@ -39,8 +39,15 @@ from chatapi.settings.roles import (
     VadSettings,
     VoiceConverterSettings,
     WakeWordSettings,
+    WordEncoderSettings,
 )
-from chatapi.settings.services import CaptionSettings, CommandTeachingSettings, NotifySettings, known_events
+from chatapi.settings.services import (
+    CaptionSettings,
+    CommandTeachingSettings,
+    MqttSettings,
+    NotifySettings,
+    known_events,
+)
 
 AnyTable = TypeVar("AnyTable", bound=Table)
 
@@ -235,6 +242,7 @@ class Settings(Table):
     speaker: SpeakerSettings = SpeakerSettings()
     voice_converter: VoiceConverterSettings = VoiceConverterSettings()
     command: CommandSettings = CommandSettings()
+    word_encoder: WordEncoderSettings = WordEncoderSettings()
     commands: CommandTeachingSettings = CommandTeachingSettings()
     sound_detector: SoundDetectorSettings = SoundDetectorSettings()
     live: LiveSettings = LiveSettings()
@@ -261,6 +269,7 @@ class Settings(Table):
     captions: CaptionSettings = CaptionSettings()
     webhook: WebhookSettings = WebhookSettings()
     notify: NotifySettings = NotifySettings()
+    mqtt: MqttSettings = MqttSettings()
     storage: StorageSettings = StorageSettings()
     log: LogSettings = LogSettings()
     trace: TraceSettings = TraceSettings()

@@ -174,6 +174,26 @@ ROWS: dict[str, tuple[Panel, ...]] = {
             ("sum(chatapi_webhooks_pending{@})", "pending"),
         )),
     ),
+    "Commands": (
+        Panel("Classifications", ((rate("chatapi_command_classifications_total", "result") + " * 60", "{{result}}"),
+                                  ("sum(rate(chatapi_command_detections_total{@}[$__rate_interval])) * 60",
+                                   "detected in streams")), "cpm",
+              "Streams are classified ten times a second while there is sound."),
+        Panel("Time of a classification", (
+            (quantile(0.5, "chatapi_command_classification_seconds"), "p50"),
+            (quantile(0.99, "chatapi_command_classification_seconds"), "p99"),
+        ), "s"),
+        Panel("Versions", (
+            ("max(chatapi_command_active_version{@})", "active"),
+            ("sum(chatapi_command_versions{@})", "stored"),
+            ("sum by (cause) (increase(chatapi_command_activations_total{@}[$__rate_interval]))", "{{cause}}"),
+        ), "short", "unknown_share: rolled back by itself, because much more was unknown."),
+        Panel("Samples", (("sum by (state) (chatapi_command_samples{@})", "{{state}}"),
+                          ("sum(chatapi_command_words{@})", "words"))),
+        Panel("Submissions", ((rate("chatapi_command_submissions_total", "result") + " * 60", "{{result}}"),), "cpm"),
+        Panel("Trainings", (("sum by (result) (increase(chatapi_command_trainings_total{@}[$__rate_interval]))",
+                             "{{result}}"),)),
+    ),
     "Process and machine": (
         Panel("Memory", (
             ("process_resident_memory_bytes{@}", "chatapi {{instance}}"),

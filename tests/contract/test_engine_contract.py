@@ -59,6 +59,7 @@ KINDS: dict[str, type] = {
     "speaker": np.ndarray,
     "voice_converter": Audio,
     "command": CommandFeatures,
+    "word_encoder": np.ndarray,
     "sound_detector": SoundWindow,
 }
 MODELS = {
@@ -72,8 +73,12 @@ MODELS = {
     "smart_turn": "smart-turn-v3.2",
     "resemblyzer": "resemblyzer",
     "tc_resnet": "command-words",
+    "whisper_words": "whisper-base-words",
     "orcahello": "made-calls",
 }
+NETWORK_WIDTH = 72
+"""Width of the embeddings of the model command-words."""
+COMMANDS = ("down", "go", "left", "no", "right", "stop", "up", "yes")
 LIBRARIES: dict[str, Callable[[], AbstractContextManager[None]]] = {"mlc": mlc_llm, "coqui": coqui_tts}
 """Engines whose library has a stand-in."""
 CHAT = [
@@ -115,6 +120,8 @@ class Engine:
             return iter(self.built.convert(speech(), reference, stop))
         if self.role == "command":
             return iter(self.built.classify(speech()[:COMMAND_SAMPLES], stop))
+        if self.role == "word_encoder":
+            return iter(self.built.encode(speech()[:COMMAND_SAMPLES], np.zeros(NETWORK_WIDTH, np.float32), stop))
         if self.role == "sound_detector":
             return iter(self.built.detect(np.tile(speech(), 12), stop))
         if self.role == "asr":
@@ -293,6 +300,17 @@ def test_a_command_classifier_yields_a_probability_for_each_label(engine: Engine
         assert min(found.probabilities) >= 0 and abs(sum(found.probabilities) - 1) < 1e-3
         assert found.embedding.ndim == 1 and np.isfinite(found.embedding).all()
     assert engine.built.labels[-1] == "unknown"
+
+
+@of("word_encoder")
+def test_a_word_encoder_yields_one_vector_of_the_width_of_its_known_clips(engine: Engine):
+    labels = ("beep", "unknown") if engine.name == "fake" else (*COMMANDS, "unknown")
+    [known] = list(engine.built.known(labels))
+    assert {*known.labels} == set(range(len(labels))) and {*known.parts} == {0, 1, 2}
+    for samples in (speech()[:COMMAND_SAMPLES], speech()[:1000], np.zeros(COMMAND_SAMPLES, np.float32), speech()[:0]):
+        [found] = list(engine.built.encode(samples, np.zeros(NETWORK_WIDTH, np.float32)))
+        assert found.shape == known.embeddings.shape[1:] and found.dtype == np.float32 and np.isfinite(found).all()
+    assert list(engine.built.known(("other", "unknown"))) == []
 
 
 @of("sound_detector")

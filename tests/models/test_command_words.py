@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 
 from chatapi import settings
 from chatapi.appliance import Appliance
+from chatapi.audio import Samples
 from chatapi.audio.decode import decode
 from chatapi.engines.command.tc_resnet import TcResNet
 from chatapi.errors import NotFound
@@ -19,11 +21,13 @@ from chatapi.services.command_recognition.judging import judge
 from chatapi.services.command_recognition.sample_store import Submitter
 from chatapi.services.command_recognition.training import calibrated, judged_clips, training_rows
 from chatapi.settings import Settings
-from conftest import DEFAULTS, MODELS, installed_model
+from conftest import DEFAULTS, MODELS, RunningServer, installed_model, serving
 from paths import CORPUS
+from running_interface import running_jobs
 
 pytestmark = [pytest.mark.real, pytest.mark.anyio]
 BY = Submitter("key", "test")
+POISONER = Submitter("poisoner", "test")
 
 
 @pytest.fixture
@@ -78,3 +82,52 @@ async def test_a_word_is_taught_by_some_voices_and_recognized_from_others(applia
     assert taken.count("hello") >= 2
     with pytest.raises(NotFound):
         await teaching.switch(1, "activated")
+
+
+def altered(samples: Samples, number: int) -> Samples:
+    """The clip at another speed and level, so that it is another sound."""
+    speed = 0.9 + number % 41 / 200
+    places = np.arange(0, len(samples) - 1, speed)
+    return (np.interp(places, np.arange(len(samples)), samples) * (0.6 + number % 7 / 20)).astype(np.float32)[:16_000]
+
+
+def test_two_hundred_poisoned_samples_do_not_change_what_is_recognized(tmp_path: Path) -> None:
+    """One key says `stop` is `hello`; the others have taught `hello`."""
+    (tmp_path / "models").symlink_to(MODELS / "models")
+    chosen = settings.load([*DEFAULTS, f"data={tmp_path}"], environ={}).settings
+    with serving(chosen, load=False) as server, running_jobs(server):
+        teaching, call = server.appliance.command_teaching, server.portal.call
+        call(server.appliance.load, {"command", "vad"})
+        hello = [decode(file).samples for _, file in clips("Hello.")]
+        stop = [decode(file).samples for _, file in clips("Stop.")]
+        for number, samples in enumerate(hello):
+            call(teaching.submission.submit, altered(samples, number), "hello", BY)
+        version = trained(server)
+
+        def answers() -> list[str]:
+            classify = server.appliance.command_recognition.classify_samples
+            return [call(classify, each[:16_000], False).label for each in (*hello, *stop)]
+
+        before = answers()
+        assert version == 1 and before.count("hello") > len(hello) / 2 and before.count("stop") > len(stop) / 2
+        states = [
+            call(teaching.submission.submit, altered(stop[number % len(stop)], number + 50), "hello", POISONER)
+            for number in range(200)
+        ]
+        quarantined = sum(each.sample.state == "quarantined" for each in states)
+        print(f"{quarantined} of 200 quarantined; before: {before}")
+        trained(server)
+        after = answers()
+        changed = sum(one != other for one, other in zip(before, after, strict=True))
+        print(f"{changed} of {len(before)} answers changed")
+        assert quarantined > 150 and changed <= 1
+
+
+def trained(server: RunningServer) -> int:
+    """Trains where there is something to train; returns the active version."""
+    teaching = server.appliance.command_teaching
+    job = server.portal.call(teaching.train, "key", False)
+    while not (found := server.portal.call(teaching.training, job.id)).finished:
+        time.sleep(0.2)
+    assert found.state == "done", found.failure
+    return server.portal.call(teaching.listed)[0]

@@ -160,6 +160,19 @@ def test_asr_webservice_reports_its_port_keys_and_open_address(tmp_path: Path) -
     assert keys.startswith("bad whisper-asr-webservice: it cannot be offered: the box has API keys")
 
 
+def test_grpc_reports_its_port_keys_and_open_address(tmp_path: Path) -> None:
+    with port_in_use() as port:
+        chosen = ("grpc.enabled=true", f"grpc.port={port}", f"data={tmp_path}")
+        [found] = findings(network.grpc, check_context({}, *chosen))
+        assert str(port) in found and "set grpc.port" in found
+        assert findings(network.grpc, check_context({}, *chosen[1:])) == []
+    public = (*chosen, "grpc.port=0", "grpc.host=0.0.0.0")
+    free, note = findings(network.grpc, check_context({}, *public))
+    assert free == "good gRPC: 0.0.0.0:0 is free" and note.startswith("note gRPC: 0.0.0.0 is open to everyone")
+    auth.add(tmp_path, "kitchen", ["talk"])
+    assert findings(network.grpc, check_context({}, *public)) == [free]
+
+
 def test_open_address_without_an_api_key_is_a_note() -> None:
     closing = "chatapi keys add NAME, or set server.api_key, to close it"
     note = f"note address: 0.0.0.0 is open to everyone on the network: {closing}"

@@ -73,6 +73,8 @@ def test_every_own_metric_has_a_unit_in_its_name_and_a_description() -> None:
         "chatapi_jetson_throttled", "chatapi_wyoming_connections", "chatapi_history_kept", "chatapi_http_connections",
         "chatapi_jobs", "chatapi_work_waits", "chatapi_webhooks_pending", "chatapi_engine_model",
         "chatapi_conversions_active", "chatapi_conversions_waiting", "chatapi_voices",
+        "chatapi_command_active_version", "chatapi_command_samples", "chatapi_command_words",
+        "chatapi_command_versions",
     }  # fmt: skip
     for metric in exposed(Metrics()):
         if metric.name.startswith("chatapi_"):

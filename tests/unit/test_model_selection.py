@@ -238,7 +238,7 @@ async def test_server_with_unloaded_engines_is_healthy_and_loads_them_for_the_ne
         assert {name: each["state"] for name, each in health["engines"].items()} == {
             "vad": "ready", "wake_word": "idle", "turn_detection": "idle", "asr": "idle", "llm": "idle", "tts": "idle",
             "speaker": "idle", "command": "idle", "sound_detector": "idle", "voice_converter": "idle",
-            "history": "ready",
+            "word_encoder": "idle", "history": "ready",
         }  # fmt: skip
         assert appliance.capabilities()["languages"] == languages
         assert [voice["name"] for voice in appliance.capabilities()["voices"]] == ["fake", "fake-high"]

@@ -102,7 +102,7 @@ def test_ranks_decide_which_role_chooses_its_model_first() -> None:
     ranked = [role.name for role in sorted(registry.SHIPPED, key=lambda role: role.memory_rank)]
     assert ranked == [
         "llm", "asr", "tts", "turn_detection", "vad", "wake_word", "speaker", "voice_converter", "command",
-        "sound_detector",
+        "word_encoder", "sound_detector",
     ]  # fmt: skip
     assert registry.essential() == ("vad", "asr", "llm", "tts")
 

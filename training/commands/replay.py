@@ -9,6 +9,7 @@ parts 1 and 2 have the other ones, half each; the voices, and the other words, a
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -30,7 +31,7 @@ COUNTS = {0: (60, 500, 120), 1: (24, 300, 120), 2: (24, 300, 120)}
 class Chosen:
     """The clips of all parts, each a second."""
 
-    def __init__(self, file: Path) -> None:
+    def __init__(self, file: Path, counts: Mapping[int, tuple[int, int, int]] = COUNTS) -> None:
         self.audio: list[Samples] = []
         self.words: list[str] = []
         self.labels: list[int] = []
@@ -46,7 +47,7 @@ class Chosen:
         )
         self.augmenter = Augmenter(np.random.default_rng(3).normal(0, 0.1, 200_000).astype(np.float32), 5)
         speech = other_speech()
-        for part, (of_each, others, background) in COUNTS.items():
+        for part, (of_each, others, background) in counts.items():
             for label, word in enumerate(COMMANDS):
                 self._take(np.flatnonzero((parts == part) & (words == word)), of_each, part, label, random, audio,
                            lengths, words)  # fmt: skip

@@ -134,6 +134,7 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--piper", type=Path, required=True)
     parser.add_argument("--kokoro", type=Path, help="left out: without its voices, as for replay.py")
+    parser.add_argument("--most", type=int, help="only so many voices, as for word_projection.py: 157")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     audio, rows = [], []
@@ -145,7 +146,7 @@ def main() -> None:
         found = [(word, clip(voice, word)) for word in (*COMMANDS, *others)]
         return [(word, samples) for word, samples in found if samples is not None]
 
-    everybody = list(voices(options.piper, options.kokoro))
+    everybody = list(voices(options.piper, options.kokoro))[: options.most]
     with ThreadPoolExecutor(2) as pool:
         for number, (voice, spoken) in enumerate(zip(everybody, pool.map(speak, everybody), strict=True)):
             for word, samples in spoken:

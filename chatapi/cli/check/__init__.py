@@ -43,6 +43,7 @@ PROBES: tuple[Probe, ...] = (
     network.wyoming,
     network.torchserve,
     network.asr_webservice,
+    network.grpc,
     audio_devices.sound,
 )
 

@@ -28,7 +28,7 @@ def address(context: CheckContext) -> Iterator[Finding]:
     if context.quick:
         return
     yield _free(host, port)
-    if context.settings.server.api_key is None and host not in ("127.0.0.1", "::1", "localhost") and _no_keys(context):
+    if context.settings.server.api_key is None and not _is_local(host) and _no_keys(context):
         message = f"{host} is open to everyone on the network"
         yield Finding("note", "address", f"{message}: chatapi keys add NAME, or set server.api_key, to close it")
 
@@ -110,6 +110,24 @@ def asr_webservice(context: CheckContext) -> Iterator[Finding]:
     if interface.is_public and not table.allow:
         message = f"{table.host} is open to everyone on the network, and its API has no keys"
         yield Finding("note", about, f"{message}: set asr_webservice.allow to your networks, such as 192.168.1.0/24")
+
+
+def grpc(context: CheckContext) -> Iterator[Finding]:
+    """The address of command recognition over gRPC, when it is on."""
+    table = context.settings.grpc
+    if context.quick or not table.enabled:
+        return
+    if importlib.util.find_spec("grpc") is None or importlib.util.find_spec("grpc_health") is None:
+        yield Finding("bad", "gRPC", "it needs an extra: pip install 'chatapi-appliance[grpc]'")
+        return
+    yield _free(table.host, table.port, "gRPC", "grpc")
+    if not _is_local(table.host) and context.settings.server.api_key is None and _no_keys(context):
+        message = f"{table.host} is open to everyone on the network"
+        yield Finding("note", "gRPC", f"{message}: chatapi keys add NAME, or set server.api_key, to close it")
+
+
+def _is_local(host: str) -> bool:
+    return host in ("127.0.0.1", "::1", "localhost")
 
 
 def _free(host: str, port: int, about: str = "address", table: str = "server", setting: str = "port") -> Finding:

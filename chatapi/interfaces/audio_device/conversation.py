@@ -156,7 +156,8 @@ class LocalConversation:
     async def _run_session(self) -> None:
         if not self._appliance.warm:
             return
-        options, device = SessionOptions(detect=not self._manual), self._appliance.settings.audio_device
+        settings = self._appliance.settings
+        options, device = SessionOptions(not self._manual, commands=settings.commands.listen), settings.audio_device
         awake_seconds = device.awake_seconds if self._mode == "wake_word" else None
         origin = SessionOrigin("audio_device")
         opened = self._appliance.live.session(options, origin=origin, awake_seconds=awake_seconds)

@@ -25,6 +25,7 @@ from prometheus_client import (
 from chatapi.errors import ChatapiError, NotReady
 from chatapi.events import TurnRecord
 from chatapi.observability.metrics.audio_device import AudioDeviceMetrics
+from chatapi.observability.metrics.commands import CommandMetrics
 from chatapi.observability.metrics.conversions import ConversionMetrics
 from chatapi.observability.metrics.engine import EngineCounts, EngineModels
 from chatapi.observability.metrics.event_loop_lag import EventLoopLag
@@ -71,6 +72,7 @@ class Metrics:
         factor = self.factors.labels("voice_converter").observe
         self.conversions = ConversionMetrics(registry, SECONDS, factor)
         self.jobs, self.work, self.webhooks = JobMetrics(registry), WorkMetrics(registry), WebhookMetrics(registry)
+        self.commands = CommandMetrics(registry)
         self.ready = Gauge(
             "chatapi_ready",
             "1 when all models loaded at the start are warm, and none of their engines has failed permanently.",

@@ -154,6 +154,17 @@ class SampleStore:
             rows = db.execute(f"{query} ORDER BY submitted DESC, id DESC LIMIT ?", [*values, most]).fetchall()
         return [_sample(row) for row in rows]
 
+    def counts(self) -> tuple[dict[str, int], int]:
+        """State -> number of samples, and the number of words that have accepted samples."""
+        if not self._database.exists:
+            return {}, 0
+        with self._database.reading() as db:
+            states = db.execute(
+                "SELECT state, count(*) FROM samples WHERE state != 'deleted' GROUP BY state"
+            ).fetchall()
+            [words] = db.execute("SELECT count(DISTINCT label) FROM samples WHERE state = 'accepted'").fetchone()
+        return dict(states), int(words)
+
     def sound(self, sample: StoredSample) -> bytes:
         """Its WAV file. Raises NotFound (unknown_sample)."""
         try:

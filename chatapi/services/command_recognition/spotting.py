@@ -7,12 +7,12 @@ with the highest probability counts, and the same command is not detected again 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
 
 import numpy as np
 
 from chatapi.audio import RATE, Samples
 from chatapi.engines import COMMAND_SAMPLES
+from chatapi.events import CommandDetection
 from chatapi.services.command_recognition.service import UNKNOWN, CommandRecognition, is_silent
 
 HOP = RATE // 10
@@ -23,20 +23,6 @@ SURE = 0.9
 """Least probability of a detected command: a stream has thousands of windows an hour (training/commands)."""
 REFRACTORY = RATE
 """Samples after a detection in which nothing is detected: 1 s."""
-
-
-@dataclass(frozen=True)
-class CommandDetection:
-    """A command in a stream."""
-
-    label: str
-    probability: float
-    """0 to 1."""
-    start: float
-    """Of the window, in seconds of the stream."""
-    end: float
-    version: int
-    """The version that classified it; 0: the model itself."""
 
 
 class CommandSpotter:
@@ -72,6 +58,7 @@ class CommandSpotter:
         if self._count < ENOUGH:
             return None
         self._quiet_until, self._count = self._received + REFRACTORY, 0
+        self._recognition.metrics.detections.inc()
         end = self._received / RATE
         start = max(0.0, end - COMMAND_SAMPLES / RATE)
         return CommandDetection(found.label, found.probability, round(start, 3), round(end, 3), found.version)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 
@@ -11,7 +13,7 @@ from chatapi.audio import Samples
 from chatapi.audio.decode import Source
 from chatapi.engines import VoiceActivityDetector
 from chatapi.engines.call import EngineCall
-from chatapi.errors import TooLarge, Unprocessable
+from chatapi.errors import CallerError, TooLarge, TooMany, Unprocessable
 from chatapi.runtime.admission import Admission, Priority
 from chatapi.runtime.workers import Engines
 from chatapi.services.command_recognition.sample_quality import MOST_SECONDS, check
@@ -46,16 +48,33 @@ class SampleSubmission:
 
         Raises what `decode` and `sample_quality.check` raise, and what `SampleStore.add` raises.
         """
-        label = checked_label(label)
-        try:
-            audio = await decoded(source, MOST_SECONDS)
-        except TooLarge as error:
-            message = f"the clip is longer than {MOST_SECONDS:g} seconds; a sample has at most one second"
-            raise Unprocessable(message, code="sample_too_long") from error
-        return await self.submit(audio.samples, label, by)
+        with self._counting():
+            label = checked_label(label)
+            try:
+                audio = await decoded(source, MOST_SECONDS)
+            except TooLarge as error:
+                message = f"the clip is longer than {MOST_SECONDS:g} seconds; a sample has at most one second"
+                raise Unprocessable(message, code="sample_too_long") from error
+            return await self._submit(audio.samples, label, by)
 
     async def submit(self, samples: Samples, label: str, by: Submitter) -> Submission:
-        """As `submit_file`, of 16 kHz mono and a checked label."""
+        """As `submit_file`, of 16 kHz mono."""
+        with self._counting():
+            return await self._submit(samples, checked_label(label), by)
+
+    @contextmanager
+    def _counting(self) -> Iterator[None]:
+        """Counts the rejected samples."""
+        try:
+            yield
+        except (CallerError, TooMany):
+            self._count("rejected")
+            raise
+
+    def _count(self, result: str) -> None:
+        self._recognition.metrics.submissions.labels(result).inc()
+
+    async def _submit(self, samples: Samples, label: str, by: Submitter) -> Submission:
         async with self._admission.admitted(Priority.REQUEST):
             call = EngineCall.of(VoiceActivityDetector.probabilities, samples)
             clip = check(samples, await self._vad.collect(call))
@@ -64,4 +83,5 @@ class SampleSubmission:
         doubt = f"sounds_like {found.label}" if wrong else ""
         add = partial(self._store.add, clip, label, by, doubt)
         sample, duplicate = await anyio.to_thread.run_sync(add)
+        self._count("duplicate" if duplicate else sample.state)
         return Submission(sample, duplicate, found)

@@ -14,6 +14,7 @@ import anyio.to_thread
 from chatapi.errors import ChatapiError, NotFound, Unprocessable
 from chatapi.jobs import JobRecord, JobRequest
 from chatapi.jobs.service import JobService
+from chatapi.observability.metrics.commands import StoredCounts
 from chatapi.runtime.admission import Admission, Priority
 from chatapi.runtime.workers import Engines
 from chatapi.services.command_recognition.database import CommandDatabase
@@ -45,12 +46,11 @@ class CommandTeaching:
         self.versions = VersionStore(data, self._database)
         self.submission = SampleSubmission(self.samples, recognition, engines, admission)
         self._recognition, self._worker, self._jobs, self._limits = recognition, engines.command, jobs, limits
-        self._training = CommandTraining(
-            engines.command, self.samples, self.versions, limits.min_samples, settings.command.threshold
-        )
+        self._training = CommandTraining(recognition, self.samples, self.versions, limits.min_samples)
         self._training.switch = self.switch
         jobs.offer(self._training.kind)
         recognition.followers.append(self._watch_unknown)
+        recognition.metrics.source = self._stored
         self._switching = anyio.Lock()
         self._rolling_back: set[asyncio.Task[None]] = set()
 
@@ -122,6 +122,7 @@ class CommandTeaching:
             share = self._recognition.version.share.share
             head = await anyio.to_thread.run_sync(self.versions.activate, number, cause, share)
             self._use(number, head, share)
+            self._recognition.metrics.activations.labels(cause).inc()
             log.info("command version activated", extra={"version": number, "cause": cause})
 
     async def roll_back(self) -> int:
@@ -141,6 +142,15 @@ class CommandTeaching:
 
     def _use(self, number: int, head: LinearHead | None, before: float | None) -> None:
         self._recognition.version = ActiveVersion(number, head, UnknownShare(before))
+        self._recognition.metrics.active.set(number)
+
+    def _stored(self) -> StoredCounts:
+        """For metrics; blocks."""
+        try:
+            states, words = self.samples.counts()
+            return StoredCounts(states, words, self.versions.count())
+        except ChatapiError:
+            return StoredCounts()
 
     def _share_before(self) -> float | None:
         found = self.versions.activations(1)

@@ -16,16 +16,14 @@ import numpy as np
 
 from chatapi.audio import RATE, Samples
 from chatapi.engines import COMMAND_SAMPLES, CommandClassifier, CommandReplay
-from chatapi.engines.call import EngineCall
-from chatapi.errors import WrongMode
 from chatapi.jobs import JobKind, JobRecord, JobSteps, Step, StepRun
-from chatapi.runtime.admission import Priority
-from chatapi.runtime.workers import Worker
 from chatapi.services.command_recognition import head as heads
 from chatapi.services.command_recognition.head import LinearHead, TrainingRows
 from chatapi.services.command_recognition.judging import JudgedClips, judge, objections
 from chatapi.services.command_recognition.sample_store import SampleStore, StoredSample, label_counts
+from chatapi.services.command_recognition.service import CommandRecognition
 from chatapi.services.command_recognition.versions import NewVersion, VersionStore
+from chatapi.services.command_recognition.word_features import KnownClips
 from chatapi.services.loop_work import wait_for
 from chatapi.system import private_files
 
@@ -63,10 +61,11 @@ class CommandTraining:
     """The kind of job, and what it needs."""
 
     def __init__(
-        self, worker: Worker[CommandClassifier], store: SampleStore, versions: VersionStore, fewest: int, least: float
+        self, recognition: CommandRecognition, store: SampleStore, versions: VersionStore, fewest: int
     ) -> None:
-        """`fewest`: samples of a new word; `least`: the least probability with which a word is recognized."""
-        self._worker, self._store, self._versions, self._fewest, self._least = worker, store, versions, fewest, least
+        """`fewest`: samples of a new word."""
+        self._recognition, self._features, self._least = recognition, recognition.features, recognition.threshold
+        self._store, self._versions, self._fewest = store, versions, fewest
         self.loop: asyncio.AbstractEventLoop | None = None
         """The event loop of the engine; set before a job runs."""
         self.switch: Callable[[int, str], Coroutine[Any, Any, None]] | None = None
@@ -79,24 +78,17 @@ class CommandTraining:
         yield Step("switch", "switch to the version if it is not worse", lambda run: self._switch(made, run), made, 1.0)
 
     def _embed(self, run: StepRun) -> dict[str, Any]:
-        engine, taught = self._engine(run), self._taught(run)
-        known = self._store.embeddings(engine.features)
+        taught, features = self._taught(run), self._known(run).features
+        known = self._store.embeddings(features)
         missing = [each for each in taught.samples if each.id not in known]
         for first in range(0, len(missing), BATCH):
             run.advance(first / len(missing), f"{first} of {len(missing)} samples")
             found = {}
             for sample in missing[first : first + BATCH]:
                 clips = variants(self._store.samples_of(sample), int(sample.digest[:8], 16))
-                found[sample.id] = self._wait_for(self._embeddings(clips), run)
-            self._store.keep_embeddings(engine.features, found)
+                found[sample.id] = self._wait_for(self._features.embeddings(features, clips), run)
+            self._store.keep_embeddings(features, found)
         return {"samples": len(taught.samples), "embedded": len(missing)}
-
-    async def _embeddings(self, clips: Sequence[Samples]) -> Samples:
-        rows = []
-        for clip in clips:
-            [found] = await self._worker.collect(EngineCall.of(CommandClassifier.classify, clip), Priority.TRAINING)
-            rows.append(found.embedding)
-        return np.stack(rows)
 
     def _train(self, run: StepRun) -> dict[str, Any]:
         made = next((each for each in self._versions.versions() if each.job == run.job.id), None)
@@ -105,8 +97,10 @@ class CommandTraining:
         return {"version": made.number, "verdict": made.verdict}
 
     def _made(self, run: StepRun) -> NewVersion:
-        engine, taught = self._engine(run), self._taught(run)
-        replay, embeddings = self._replay(run), self._store.embeddings(engine.features)
+        # Nothing is left to do, unless the model was exchanged since the step before.
+        self._embed(run)
+        engine, taught, known = self._engine(run), self._taught(run), self._known(run)
+        replay, features, embeddings = known.replay, known.features, self._store.embeddings(known.features)
         samples = [each for each in taught.samples if each.id in embeddings]
         parent = self._versions.active()
         curve: list[tuple[int, float]] = []
@@ -116,16 +110,14 @@ class CommandTraining:
             run.advance(steps / heads.STEPS, f"step {steps} of {heads.STEPS}: loss {loss:.3f}")
 
         rows = training_rows(replay, taught.labels, samples, embeddings)
-        found = calibrated(
-            heads.train(rows, taught.labels, engine.features, report), replay, engine.labels, self._least
-        )
+        found = calibrated(heads.train(rows, taught.labels, features, report), replay, engine.labels, self._least)
         plain = training_rows(replay, engine.labels, [], {})
         first = calibrated(
-            heads.train(plain, engine.labels, engine.features, lambda *_: run.checkpoint()), replay, engine.labels,
+            heads.train(plain, engine.labels, features, lambda *_: run.checkpoint()), replay, engine.labels,
             self._least,
         )  # fmt: skip
         clips = judged_clips(replay, engine.labels, samples, embeddings, taught.labels)
-        before = self._head(parent, engine.features) or first
+        before = self._head(parent, features) or first
         figures = {"new": judge(found, clips), "old": judge(before, clips), "first": judge(first, clips)}
         verdict = objections(
             figures["new"], figures["old"], figures["first"], before.labels, sorted({*found.labels} - {*engine.labels})
@@ -157,6 +149,8 @@ class CommandTraining:
         if not verdict and active != number:
             assert self.switch is not None  # noqa: S101 - set before a job runs
             self._wait_for(self.switch(number, "trained"), run)
+        result = "not_good_enough" if verdict else "activated"
+        self._recognition.metrics.trainings.labels(result).inc()
         return {"activated": not verdict}
 
     def _taught(self, run: StepRun) -> Taught:
@@ -164,14 +158,10 @@ class CommandTraining:
         return Taught.of(self._store.find(None, state="accepted", most=1_000_000), engine.labels, self._fewest)
 
     def _engine(self, run: StepRun) -> CommandClassifier:
-        return self._wait_for(self._worker.open(), run)
+        return self._wait_for(self._recognition.open(), run)
 
-    def _replay(self, run: StepRun) -> CommandReplay:
-        found = self._wait_for(self._worker.collect(EngineCall.of(CommandClassifier.replay), Priority.TRAINING), run)
-        if not found:
-            message = "the model in use cannot be taught, because it has no replay set; choose another command.model"
-            raise WrongMode(message, code="not_teachable")
-        return found[0]
+    def _known(self, run: StepRun) -> KnownClips:
+        return self._wait_for(self._features.known(), run)
 
     def _wait_for(self, work: Coroutine[Any, Any, T], run: StepRun) -> T:
         """The result of work on the event loop; every wait for it is a checkpoint, and what that raises cancels it."""

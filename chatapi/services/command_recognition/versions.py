@@ -130,6 +130,13 @@ class VersionStore:
         with self._database.reading() as db:
             return [Activation(*row) for row in db.execute(query, (most,))]
 
+    def count(self) -> int:
+        """Number of versions."""
+        if not self._database.exists:
+            return 0
+        with self._database.reading() as db:
+            return int(db.execute("SELECT count(*) FROM versions").fetchone()[0])
+
     def activate(self, number: int, cause: str, unknown_share: float | None = None) -> LinearHead | None:
         """Make a version the active one, in one transaction, and return its head; None: that of the model.
 

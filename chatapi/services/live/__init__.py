@@ -14,6 +14,7 @@ from chatapi.observability.metrics import Metrics
 from chatapi.runtime.admission import Admission
 from chatapi.runtime.workers import Engines
 from chatapi.services.live.answer import Send
+from chatapi.services.live.command_listener import LiveCommands
 from chatapi.services.live.context import ConversationContext
 from chatapi.services.live.options import SessionOptions, SessionOrigin
 from chatapi.services.live.session import LiveSession
@@ -53,6 +54,8 @@ class LiveConversations:
         self.admission = admission
         self.settings = settings
         self.metrics = metrics
+        self.commands: LiveCommands | None = None
+        """Set before the first session that listens for commands."""
         self.sessions = 0
         """Number of open sessions."""
 

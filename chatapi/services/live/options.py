@@ -37,6 +37,8 @@ class SessionOptions:
     """Whether the user's texts are spoken as they are, and no model answers them."""
     speak: bool = True
     """Whether answers are spoken."""
+    commands: bool = False
+    """Whether commands are detected in the audio beside the conversation; those with an action are not answered."""
     partials: bool = True
     """Whether partial transcripts are sent."""
     system: str | None = None

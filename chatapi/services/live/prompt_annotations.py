@@ -16,6 +16,11 @@ SILENCE_NOTE = "(I say nothing.)"
 """The user's text where an answer is wanted and there is no utterance."""
 
 
+def without_marks(answered: str) -> str:
+    """The text of an answer, as it was spoken."""
+    return answered.removesuffix(INTERRUPTED_MARK).rstrip()
+
+
 def annotated(conversation_state: ConversationState) -> ConversationState:
     """Returns the conversation with a note in each exchange that follows an interrupted answer."""
     exchanges = conversation_state.exchanges

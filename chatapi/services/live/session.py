@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
+import numpy as np
 from anyio.abc import TaskGroup
 
-from chatapi.audio import Samples
+from chatapi.audio import RATE, Samples
 from chatapi.engines import PromptMessage
 from chatapi.errors import ChatapiError
 from chatapi.events import Failed, FellAsleep, SpeechStarted, SpeechStopped, WaitingForSpeech, WokenUp
@@ -16,6 +17,7 @@ from chatapi.services.live import prompt_annotations
 from chatapi.services.live.answer import Answer, Send
 from chatapi.services.live.backchannel import ECHO_LIKENESS, is_stop_request
 from chatapi.services.live.barge_in import BargeIn, DismissalReason, echo_loop_error, nearly_finished
+from chatapi.services.live.command_listener import CommandListener
 from chatapi.services.live.context import ConversationContext
 from chatapi.services.live.idle_timeout import IdleTimeout
 from chatapi.services.live.items import ConversationItems
@@ -29,6 +31,10 @@ from chatapi.storage.history import ConversationState
 
 if TYPE_CHECKING:
     from chatapi.services.live import LiveConversations
+
+
+COMMAND_REST = RATE * 6 // 10
+"""Samples after the detection of a command that may still be the command: 0.6 s."""
 
 
 class LiveSession:
@@ -58,6 +64,9 @@ class LiveSession:
         self._responder = Responder(live, group, context, self.items, self._tracker, self._barge_in, send, origin)
         self.context = context
         self.tools = self._responder.tools
+        self._commands: CommandListener | None = None
+        self._command_rest = 0
+        """Samples that still belong to a command."""
         self.change(options)
 
     def change(self, options: SessionOptions) -> None:
@@ -73,6 +82,9 @@ class LiveSession:
             responder.during_answer = False
             self._group.start_soon(responder.resume, responder.answer)
         self._detector.configure(options)
+        if options.commands and self._commands is None and (commands := self._live.commands) is not None:
+            self._commands = CommandListener(self, self._group, commands, self._send)
+            self._group.start_soon(self._commands.run)
 
     def prefill(self) -> None:
         """The model processes a changed prompt now, so that the next turn need not wait for it."""
@@ -162,10 +174,15 @@ class LiveSession:
 
     async def feed(self, samples: Samples, audible: bool = False) -> None:
         """Processes the next samples, 16 kHz mono, of any number; `audible`: the box's speaker sounds meanwhile."""
+        if self._commands is not None and self.options.commands:
+            self._commands.feed(samples)
         if self._gate is not None:
             samples = await self._addressed(self._gate, samples, audible)
             if not len(samples):
                 return
+        if self._command_rest:
+            samples = np.where(np.arange(len(samples)) < self._command_rest, np.float32(0), samples)
+            self._command_rest = max(0, self._command_rest - len(samples))
         await self._tracker.feed(samples)
         busy = not self.options.answer or self.answer is None or self.busy or self.playing
         if (idle := self._idle_timeout.check(self.seconds, busy, self.options.idle_seconds)) is not None:
@@ -191,6 +208,21 @@ class LiveSession:
     async def respond(self, asked: str | None = None, options: SessionOptions | None = None) -> None:
         """Answers this text, or the pending ones; `options` apply to this answer only. Raises as `change` does."""
         await self._responder.respond(asked, options)
+
+    def drop_command(self) -> None:
+        """Discards a command that was detected, and the rest of it that is still to come, so that it is no turn."""
+        self.clear()
+        self._command_rest = COMMAND_REST
+
+    async def say(self, text: str) -> None:
+        """Speaks a phrase as it is, in place of an answer."""
+        await self.respond(text, replace(self.options, reads_aloud=True))
+
+    async def repeat(self) -> None:
+        """Speaks the last answer again; does nothing where there is none."""
+        answered = [each.answered for each in self.context.conversation_state.exchanges if each.answered]
+        if answered:
+            await self.say(prompt_annotations.without_marks(answered[-1]))
 
     async def cancel(self, only: Answer | None = None, kind: str = "cancelled") -> bool:
         """Cancels the answer, or `only` this one if it is still the current one. Returns False when there is none."""

@@ -16,4 +16,5 @@ export const VIEWS = [
   { path: 'transcribe', icon: 'transcribe', load: () => import('./transcribe/view.js') },
   { path: 'captions', icon: 'captions', load: () => import('./captions/view.js') },
   { path: 'voices', icon: 'voices', load: () => import('./voices/view.js') },
+  { path: 'commands', icon: 'commands', load: () => import('./commands/view.js') },
 ];

@@ -6,6 +6,7 @@ from typing import Any
 
 from chatapi.errors import ChatapiError
 from chatapi.events import (
+    CommandDetection,
     Failed,
     IdleTimeoutReached,
     Interrupted,
@@ -106,6 +107,7 @@ class ServerEventWriter:
             ToolCalls: self._tool_calls,
             Speech: self._speech,
             Interrupted: self._interrupted,
+            CommandDetection: self._command,
             Failed: self._failed,
             TurnEnded: self._turn_ended,
         }
@@ -260,6 +262,11 @@ class ServerEventWriter:
             if item is not None:
                 self._items.remove(item)
                 await self._send_event("conversation.item.deleted", item_id=item.id)
+
+    async def _command(self, event: CommandDetection) -> None:
+        start, end = round(event.start * 1000), round(event.end * 1000)
+        await self._send_event("chatapi.command", label=event.label, probability=round(event.probability, 4),
+                               audio_start_ms=start, audio_end_ms=end)  # fmt: skip
 
     async def _failed(self, event: Failed) -> None:
         if self.response is not None and not event.during_transcription:

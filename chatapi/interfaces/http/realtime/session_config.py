@@ -153,6 +153,9 @@ class Extension(EventPart):
         list[Annotated[str, Field(max_length=known_speakers.MOST_URL)]], Field(max_length=known_speakers.MOST)
     ] = Field(default_factory=list)
     """2 to 10 s of speech of each of known_speaker_names, as data URLs."""
+    commands: bool = False
+    """Whether commands are detected in the input audio: `chatapi.command` {label, probability, audio_start_ms,
+    audio_end_ms} tells of each. A command with an action in `commands.actions` runs it and is not answered."""
     captions: Id | None = None
     """Id of captions with the source push, whose viewers see the transcripts of this session."""
 

@@ -49,6 +49,7 @@ def options(
         sampling=_sampling(config, tools_follow),
         temperature=config.temperature,
         language=language(transcription, appliance),
+        commands=config.chatapi is not None and config.chatapi.commands,
         speakers=config.chatapi is not None and config.chatapi.speakers,
         transcription=_transcription(config),
         max_tokens=None if config.max_output_tokens == "inf" else config.max_output_tokens,

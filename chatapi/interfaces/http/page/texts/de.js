@@ -2,6 +2,7 @@
 
 import captions from '../captions/de.js';
 import conversations from '../conversations/de.js';
+import commands from '../commands/de.js';
 import voices from '../voices/de.js';
 
 export default {
@@ -18,6 +19,7 @@ export default {
     transcribe: 'Transkribieren',
     captions: 'Untertitel',
     voices: 'Stimmen',
+    commands: 'Befehle',
   },
   states: {
     connecting: 'Verbinden',
@@ -234,6 +236,7 @@ export default {
   },
   captions,
   conversations,
+  commands,
   voices,
   fault: {
     waiting: (title, seconds) => `${title}; neuer Versuch in ${seconds} s`,
@@ -253,6 +256,13 @@ export default {
     no_recorder: ['Dieser Browser kann nicht aufnehmen', 'Ihm fehlt AudioWorklet. Aktuelle Versionen von Firefox, Chrome, Edge und Safari können es; Tippen geht auch hier.'],
     too_short: ['Das war zu kurz', 'Halten Sie das Mikrofon, solange Sie sprechen, oder tippen Sie es an, sprechen Sie, und tippen Sie erneut.'],
     sound_blocked: ['Der Ton ist blockiert', 'Der Browser spielt keinen Ton ab, bevor Sie die Seite bedienen. Drücken Sie unter der Antwort auf Wiedergabe; bleibt es still, prüfen Sie den Lautsprecher.'],
+    sample_too_short: ['Das war zu kurz', 'Halten Sie die Taste, während Sie das Wort sagen.'],
+    sample_too_long: ['Das war zu lang', 'Sagen Sie ein Wort von höchstens einer Sekunde.'],
+    sample_quiet: ['Das Wort ist zu leise', 'Gehen Sie näher an das Mikrofon oder sprechen Sie lauter.'],
+    sample_clipped: ['Die Aufnahme ist verzerrt', 'Sprechen Sie etwas leiser oder stellen Sie das Mikrofon leiser.'],
+    sample_relabelled: ['Diese Aufnahme gibt es als anderes Wort', 'Löschen Sie zuerst jene Probe.'],
+    job_exists: ['Es läuft schon ein Training', 'Warten Sie, bis es fertig ist, oder brechen Sie es ab.'],
+    nothing_to_roll_back: ['Vor dieser Version gibt es keine', ''],
     no_speech: ['Keine Sprache erkannt', 'Prüfen Sie, ob das richtige Mikrofon gewählt und nicht stumm ist, gehen Sie näher heran, und versuchen Sie es erneut.'],
     no_words: ['Keine Wörter erkannt', 'Es war etwas zu hören, aber das Transkript ist leer. Sprechen Sie lauter oder näher, oder wählen Sie in den Einstellungen Ihre Sprache.'],
     audio_too_long: ['Die Aufnahme ist zu lang', 'Fügen Sie eine kürzere hinzu, oder nehmen Sie weniger auf.'],

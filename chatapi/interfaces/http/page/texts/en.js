@@ -2,6 +2,7 @@
 
 import captions from '../captions/en.js';
 import conversations from '../conversations/en.js';
+import commands from '../commands/en.js';
 import voices from '../voices/en.js';
 
 export default {
@@ -18,6 +19,7 @@ export default {
     transcribe: 'Transcribe',
     captions: 'Captions',
     voices: 'Voices',
+    commands: 'Commands',
   },
   states: {
     connecting: 'Connecting',
@@ -234,6 +236,7 @@ export default {
   },
   captions,
   conversations,
+  commands,
   voices,
   fault: {
     waiting: (title, seconds) => `${title}; trying again in ${seconds} s`,
@@ -253,6 +256,13 @@ export default {
     no_recorder: ['This browser cannot record', 'It lacks AudioWorklet. A current Firefox, Chrome, Edge or Safari can record; typing works here too.'],
     too_short: ['That was too short', 'Hold the microphone for as long as you speak, or tap it once, speak, and tap again.'],
     sound_blocked: ['Audio is blocked', 'The browser plays no audio before you interact with the page. Press play under the answer; if it stays silent, check that a loudspeaker is connected.'],
+    sample_too_short: ['That was too short', 'Hold the button while you say the word.'],
+    sample_too_long: ['That was too long', 'Say one word, of at most a second.'],
+    sample_quiet: ['The word is too quiet', 'Come closer to the microphone, or speak louder.'],
+    sample_clipped: ['The recording is distorted', 'Speak a little softer, or turn the microphone down.'],
+    sample_relabelled: ['The box has this recording as another word', 'Delete that sample first.'],
+    job_exists: ['A training is under way', 'Wait until it has ended, or cancel it.'],
+    nothing_to_roll_back: ['There is no version before this one', ''],
     no_speech: ['No speech detected', 'Check that the right microphone is selected and not muted, come closer, and try again.'],
     no_words: ['No words recognized', 'There was audio, but the transcript is empty. Speak louder or closer, or select your language in the settings.'],
     audio_too_long: ['The recording is too long', 'Add a shorter one, or record less.'],
