@@ -42,6 +42,8 @@ from chatapi.services.live import LiveConversations
 from chatapi.services.live.audio_device_state import AudioDeviceState
 from chatapi.services.speech.service import SpeechService
 from chatapi.services.speech.synthesis import SpeechSynthesis
+from chatapi.services.stream_monitoring.options import MonitoringOptions
+from chatapi.services.stream_monitoring.service import MonitoringService
 from chatapi.services.transcription.jobs import TranscriptionJobs
 from chatapi.services.transcription.service import TranscriptionService
 from chatapi.services.transcription.speakers import SpeakerLabeller
@@ -163,6 +165,8 @@ class Appliance:
         admission = Admission("commands", settings.limits.concurrent, WAITING_COMMANDS)
         self.command_recognition = CommandRecognition(self.engines, admission, settings, self.active)
         self.command_teaching = CommandTeaching(self.engines, self.command_recognition, admission, settings, self.jobs)
+        options = MonitoringOptions.of(settings.monitoring)
+        self.monitoring = MonitoringService(self.engines, self.active, self.scheduler, settings, options)
 
     def _voices(self) -> list[str]:
         """The catalog's voices for the TTS engine, installed or not."""

@@ -40,7 +40,13 @@ from chatapi.settings.roles import (
     VoiceConverterSettings,
     WakeWordSettings,
 )
-from chatapi.settings.services import CaptionSettings, CommandTeachingSettings, NotifySettings, known_events
+from chatapi.settings.services import (
+    CaptionSettings,
+    CommandTeachingSettings,
+    MonitoringSettings,
+    NotifySettings,
+    known_events,
+)
 
 AnyTable = TypeVar("AnyTable", bound=Table)
 
@@ -259,6 +265,7 @@ class Settings(Table):
     jobs: JobSettings = JobSettings()
     transcription: TranscriptionSettings = TranscriptionSettings()
     captions: CaptionSettings = CaptionSettings()
+    monitoring: MonitoringSettings = MonitoringSettings()
     webhook: WebhookSettings = WebhookSettings()
     notify: NotifySettings = NotifySettings()
     storage: StorageSettings = StorageSettings()
