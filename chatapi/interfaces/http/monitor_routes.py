@@ -248,8 +248,9 @@ def _add_coverage(routes: APIRouter, appliance: Appliance) -> None:
             raise Unprocessable(
                 f"from must be before to, and at most {LONGEST / DAY:.0f} days", details={"param": "from"}
             )
+        known = any(each.id == monitor for each in service.all())
         kept = await _existing(service, appliance)
-        return await anyio.to_thread.run_sync(_coverage, kept, monitor, start, end)
+        return await anyio.to_thread.run_sync(_coverage, kept, monitor, (start, end), known)
 
 
 async def _existing(service: MonitoringService, appliance: Appliance) -> DetectionStore:
@@ -259,9 +260,10 @@ async def _existing(service: MonitoringService, appliance: Appliance) -> Detecti
     return await service.opened()
 
 
-def _coverage(kept: DetectionStore, place: str, start: float, end: float) -> dict[str, Any]:
-    """Blocking."""
-    if place not in kept.ledger.places():
+def _coverage(kept: DetectionStore, place: str, span: tuple[float, float], known: bool) -> dict[str, Any]:
+    """`known`: whether the place is monitored, though nothing may have been heard yet. Blocking."""
+    start, end = span
+    if not known and place not in kept.ledger.places():
         raise NotFound(f"the place {place!r} was never heard", code="unknown_monitor")
     found = report(kept.ledger, place, start, end).document()
     found.pop("detections")

@@ -39,14 +39,15 @@ export class DetectionCard {
       element('strong', { class: 'streams-confidence' }, t('streams.confidence', number(confidence))));
     this.#verdicts = Object.keys(VERDICTS).map((verb) => button(t(`streams.${verb}`), () => this.#decide(VERDICTS[verb]),
       { class: `plain streams-${verb}`, 'aria-label': t(`streams.${verb}_of`, name), 'data-verb': verb }));
-    this.#mute = button(t('streams.mute'), () => this.#muteSound(), { class: 'plain', hidden: '', 'aria-label': t('streams.mute_of', name) });
+    this.#mute = button(t('streams.mute'), () => this.#muteSound(), { class: 'plain streams-mute', hidden: '', 'aria-label': t('streams.mute_of', name) });
     this.#tags = element('input', { maxlength: '500', autocomplete: 'off', name: 'tags' });
     this.#comments = element('input', { maxlength: '2000', autocomplete: 'off', name: 'comments' });
     for (const each of [this.#tags, this.#comments]) each.addEventListener('change', () => this.#save());
     const fields = element('div', { class: 'streams-fields' }, field(t('streams.tags'), this.#tags), field(t('streams.comments'), this.#comments));
     const sound = mute ? [] : [this.#stage(), this.#player()];
     this.root = element('li', { class: 'streams-card', 'data-id': id }, head, ...sound,
-      element('div', { class: 'streams-buttons' }, ...this.#verdicts, this.#mute, this.#reviewed), fields);
+      element('div', { class: 'streams-verdicts' }, ...this.#verdicts),
+      element('div', { class: 'streams-buttons' }, this.#mute, this.#reviewed), fields);
   }
 
   /** Shows a detection's review; fields that are being edited stay. */

@@ -7,6 +7,8 @@ import { DetectionCard } from './detection.js';
 
 const FILTERS = ['unreviewed', 'positive', 'negative', 'unknown', 'muted'];
 const PAGE = 20;
+/** Time that a download has to begin, in milliseconds. */
+const REVOKE_MS = 60000;
 
 export class Detections {
   root;
@@ -16,6 +18,7 @@ export class Detections {
   #list = element('ul', { class: 'streams-detections' });
   #empty = element('p', { class: 'streams-soft', hidden: '' });
   #more;
+  #export;
   #tabs;
   #place = element('select', { id: 'streams-place' });
   #filter = 'unreviewed';
@@ -35,7 +38,9 @@ export class Detections {
     const choice = element('div', { class: 'streams-choice', role: 'group', 'aria-label': t('streams.filter') }, ...this.#tabs);
     const place = element('label', { class: 'streams-at' }, element('span', { class: 'unseen' }, t('streams.at')), this.#place);
     const head = element('div', { class: 'streams-head' }, element('h2', {}, t('streams.detections')), place);
-    this.root = element('section', {}, head, choice, this.#empty, this.#list, this.#more);
+    this.#export = button(t('streams.exported'), () => this.#exportAll(), { class: 'plain', hidden: '' });
+    const below = element('div', { class: 'streams-buttons' }, this.#more, this.#export);
+    this.root = element('section', {}, head, choice, this.#empty, this.#list, below);
     this.#showTabs({});
     this.showPlaces([]);
   }
@@ -111,12 +116,25 @@ export class Detections {
   }
 
   #showTabs(counts) {
+    this.#export.hidden = !['positive', 'negative', 'unknown'].some((each) => counts[each]);
     for (const tab of this.#tabs) {
       const { filter } = tab.dataset;
       const count = counts[filter];
       tab.textContent = t(`streams.filters.${filter}`) + (count ? ` (${count})` : '');
     }
     this.#pressed();
+  }
+
+  /** Downloads all that were reviewed. */
+  async #exportAll() {
+    try {
+      const response = await this.#frame.api.request('detections/export', { signal: this.#frame.signal });
+      const url = URL.createObjectURL(await response.blob());
+      element('a', { href: url, download: 'detections.tar' }).click();
+      setTimeout(() => URL.revokeObjectURL(url), REVOKE_MS);
+    } catch (error) {
+      if (!this.#frame.signal.aborted) this.#frame.notice(Fault.from(error));
+    }
   }
 
   #pressed() {

@@ -19,7 +19,7 @@ export class Places {
   #cards = new Map();
   #list = element('ul', { class: 'streams-places' });
   #empty = element('p', { class: 'streams-soft', hidden: '' }, t('streams.none'));
-  #span = 'day';
+  #span = 'hour';
   #timer;
 
   /**
@@ -147,6 +147,8 @@ class PlaceCard {
   draw(columns) {
     this.#waiting.hidden = true;
     this.#spectrogram.add(columns);
+    const until = columns.start + columns.seconds;
+    if (until > (this.monitor.heard_until ?? 0)) this.show({ ...this.monitor, heard_until: until });
   }
 
   #wanted() {

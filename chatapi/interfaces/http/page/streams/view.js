@@ -1,6 +1,6 @@
 /** The view Streams: monitored places, what was heard there, and the moderation of detections. */
 
-import { button, element, loadStyle } from '../dom.js';
+import { element, loadStyle } from '../dom.js';
 import { Fault } from '../faults.js';
 import { t } from '../texts.js';
 import { AddForm } from './add-form.js';
@@ -30,7 +30,6 @@ export function mount(root, frame) {
   const waiting = element('p', { class: 'streams-warning', role: 'status', hidden: '' });
   const page = element('div', { class: 'streams-page' }, waiting, places.root, form.root, detections.root, mutes.root);
   root.replaceChildren(element('div', { class: 'scroller', tabindex: '-1' }, page));
-  frame.actions.append(button(t('streams.exported'), () => exportAll(frame), { class: 'plain streams-export' }));
   const feed = new Feed(frame, { places, detections, form, waiting });
   frame.onload(async () => {
     await detections.load();
@@ -98,16 +97,5 @@ class Feed {
   #gather() {
     clearTimeout(this.#timer);
     this.#timer = setTimeout(() => { if (!this.#frame.signal.aborted) this.#view.detections.load(); }, GATHER_MS);
-  }
-}
-
-async function exportAll(frame) {
-  try {
-    const response = await frame.api.request('detections/export', { signal: frame.signal });
-    const url = URL.createObjectURL(await response.blob());
-    element('a', { href: url, download: 'detections.tar' }).click();
-    setTimeout(() => URL.revokeObjectURL(url), 60000);
-  } catch (error) {
-    if (!frame.signal.aborted) frame.notice(Fault.from(error));
   }
 }
