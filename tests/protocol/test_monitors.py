@@ -142,6 +142,12 @@ def test_a_recording_is_monitored_and_its_detections_can_be_heard(
         picture = server.client.get(f"{path}/spectrogram")
         assert picture.headers["content-type"] == "image/png" and picture.content.startswith(b"\x89PNG")
         assert server.client.get(f"{path}/record").json()["id"] == detection["id"]
+        lines = server.client.get("/metrics").text.splitlines()
+        assert f'chatapi_monitor_heard_seconds_total{{place="{PLACE}"}} 110.0' in lines
+        assert f'chatapi_monitor_missing_seconds_total{{place="{PLACE}",reason="not_found"}} 10.0' in lines
+        assert f'chatapi_monitor_detections_total{{place="{PLACE}"}} 1.0' in lines
+        assert f'chatapi_monitor_audio{{place="{PLACE}"}} 1.0' in lines
+        assert "chatapi_monitor_waiting_detections 0.0" in lines
         covered = server.client.get(f"/monitors/{PLACE}/coverage?from={START}&to={START + 120}").json()
         assert covered["heard_seconds"] == pytest.approx(110, abs=0.2)
         assert covered["missing_seconds"] == {"not_found": pytest.approx(10, abs=0.01)}

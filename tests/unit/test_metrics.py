@@ -72,6 +72,7 @@ def test_every_own_metric_has_a_unit_in_its_name_and_a_description() -> None:
         "chatapi_ready", "chatapi_engine_loaded", "chatapi_engine_failed", "chatapi_sound_device_up",
         "chatapi_jetson_throttled", "chatapi_wyoming_connections", "chatapi_history_kept", "chatapi_http_connections",
         "chatapi_jobs", "chatapi_work_waits", "chatapi_webhooks_pending", "chatapi_engine_model",
+        "chatapi_monitor_audio", "chatapi_monitor_waiting_detections",
     }  # fmt: skip
     for metric in exposed(Metrics()):
         if metric.name.startswith("chatapi_"):

@@ -93,7 +93,7 @@ async def _beat(write: Any) -> None:
 async def listed(service: MonitoringService, ignored: tuple[str, ...] = ()) -> dict[str, Any]:
     """The document of all monitors."""
     kept = service.kept
-    waiting = await anyio.to_thread.run_sync(kept.ledger.waiting) if kept is not None else 0
+    waiting = await anyio.to_thread.run_sync(kept.waiting) if kept is not None else 0
     return {
         "monitors": [each.document() for each in service.all()],
         "ignored": list(ignored),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from chatapi.errors import NotFound, SettingsError
+from chatapi.errors import NotFound, NotReady, SettingsError, StorageError
 from chatapi.services.stream_monitoring.ledger import CoverageLedger, Detection
 from chatapi.services.stream_monitoring.moderation import Moderation
 from chatapi.services.stream_monitoring.mutes import Mutes
@@ -48,6 +48,13 @@ class DetectionStore:
         if not self.outbox.fault:
             self.moderation.update_records(self.outbox.store)
         return count
+
+    def waiting(self) -> int:
+        """Detections that wait for their store; 0 also where that is not known."""
+        try:
+            return self.ledger.waiting()
+        except (StorageError, NotReady):
+            return 0
 
     def content(self, detection: Detection, suffix: str) -> bytes:
         """A file of a detection: .wav, .png or .json. Raises NotFound (clip_not_kept), StorageError."""

@@ -14,6 +14,7 @@ import anyio
 
 from chatapi.engines import SOUND_RATE
 from chatapi.errors import WrongMode
+from chatapi.observability.metrics.monitoring import PlaceReading
 from chatapi.services.stream_monitoring import spectrum
 from chatapi.services.stream_monitoring.config import PlaceConfig
 from chatapi.services.stream_monitoring.monitor import JudgedClip
@@ -114,6 +115,13 @@ class MonitoredPlace:
         while self.columns and self.columns[0]["start"] < piece.end - KEPT_SECONDS:
             self.columns.popleft()
         return data
+
+    def reading(self) -> PlaceReading:
+        """For metrics."""
+        seconds = dict(self.seconds)
+        heard, scored = seconds.pop("heard", 0.0), seconds.pop("scored", 0.0)
+        has_audio = self.state not in ("no_audio", "retrying", "failed")
+        return PlaceReading(self.id, heard, scored, seconds, self.detections, self.muted, self.lag, has_audio)
 
     def document(self) -> dict[str, Any]:
         """The JSON object of the monitor."""

@@ -16,6 +16,7 @@ from anyio.abc import TaskGroup
 
 from chatapi.errors import Busy, ChatapiError, InternalError, NotFound, NotReady, StorageError, WrongMode
 from chatapi.jobs.notifications import NotificationSender
+from chatapi.observability.metrics.monitoring import MonitoringReading
 from chatapi.runtime.scheduler import Scheduler
 from chatapi.runtime.workers import Engines
 from chatapi.services.event_feed import EventFeed
@@ -119,6 +120,11 @@ class MonitoringService:
     def model(self) -> str:
         """Name of the model that scores, once it is loaded."""
         return self._active.get("sound_detector") or self._settings.sound_detector.engine
+
+    def reading(self) -> MonitoringReading:
+        """For metrics; blocking, on any thread."""
+        waiting = self._kept.waiting() if self._kept is not None else 0
+        return MonitoringReading([each.reading() for each in list(self._all.values())], waiting)
 
     def all(self) -> list[MonitoredPlace]:
         """By the names of their places."""
