@@ -45,6 +45,8 @@ from chatapi.services.live.audio_device_state import AudioDeviceState
 from chatapi.services.live.command_listener import LiveCommands
 from chatapi.services.speech.service import SpeechService
 from chatapi.services.speech.synthesis import SpeechSynthesis
+from chatapi.services.stream_monitoring.options import MonitoringOptions
+from chatapi.services.stream_monitoring.service import MonitoringService
 from chatapi.services.transcription.jobs import TranscriptionJobs
 from chatapi.services.transcription.service import TranscriptionService
 from chatapi.services.transcription.speakers import SpeakerLabeller
@@ -175,6 +177,8 @@ class Appliance:
             self.command_recognition, CommandActions(settings.commands.actions, command_deliveries(settings))
         )
         self.command_teaching = CommandTeaching(self.engines, self.command_recognition, admission, settings, self.jobs)
+        options = MonitoringOptions.of(settings.monitoring)
+        self.monitoring = MonitoringService(self.engines, self.active, self.scheduler, settings, options)
 
     def _voices(self) -> list[str]:
         """The catalog's voices for the TTS engine, installed or not."""

@@ -30,6 +30,7 @@ def connect(appliance: Appliance) -> None:
     metrics.engine_counts.source = lambda: _llm_counters(appliance)
     metrics.engine_models.source = lambda: dict(appliance.active)
     metrics.webhooks.source = jobs.deliveries
+    metrics.monitoring.source = appliance.monitoring.reading
     metrics.jobs.source, metrics.work.source = jobs.counts, appliance.scheduler.decisions
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from chatapi.auth.scopes import ALL, OPERATE, REALTIME, TALK, TRAIN, TRANSCRIBE, VOICES, KeyHolder, Scope
+from chatapi.auth.scopes import ALL, MODERATE, OPERATE, REALTIME, TALK, TRAIN, TRANSCRIBE, VOICES, KeyHolder, Scope
 from chatapi.errors import ChatapiError, MethodNotAllowed, NotFound
 
 Interface = Literal[
@@ -132,6 +132,25 @@ POLICY: dict[Interface, dict[str, tuple[Scope, ...]]] = {
         "GET /captions/{captions}": (OPERATE, TALK, TRANSCRIBE),
         "DELETE /captions/{captions}": (OPERATE, TALK, TRANSCRIBE),
         "GET /captions/{captions}/events": (OPERATE, TALK, TRANSCRIBE),
+        # Places and detections belong to the box, not to a key; operate sees them and decides nothing about them.
+        "GET /monitors": (MODERATE, OPERATE),
+        "POST /monitors": (MODERATE,),
+        "GET /monitors/{monitor}": (MODERATE, OPERATE),
+        "GET /monitors/{monitor}/events": (MODERATE, OPERATE),
+        "DELETE /monitors/{monitor}": (MODERATE,),
+        "POST /monitors/{monitor}/pause": (MODERATE,),
+        "POST /monitors/{monitor}/resume": (MODERATE,),
+        "GET /monitors/{monitor}/coverage": (MODERATE, OPERATE),
+        "GET /detections": (MODERATE, OPERATE),
+        "GET /detections/export": (MODERATE,),
+        "GET /detections/{detection}": (MODERATE, OPERATE),
+        "PATCH /detections/{detection}": (MODERATE,),
+        "GET /detections/{detection}/audio": (MODERATE, OPERATE),
+        "GET /detections/{detection}/spectrogram": (MODERATE, OPERATE),
+        "GET /detections/{detection}/record": (MODERATE, OPERATE),
+        "GET /mutes": (MODERATE, OPERATE),
+        "POST /mutes": (MODERATE,),
+        "DELETE /mutes/{mute}": (MODERATE,),
     },
     "websocket": {
         # The type of its session needs more.

@@ -6,139 +6,85 @@ import argparse
 import json
 import math
 import signal
-import ssl
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 
 import anyio
+import anyio.to_thread
 
 from chatapi.cli.turn_io import loaded_appliance
 from chatapi.engines.sound_detector import orcahello
-from chatapi.errors import BadInput, ChatapiError, collapse_exception_group
-from chatapi.jobs.notifications import NotificationSender
-from chatapi.services.captions.guarded_http import GuardedHttp
-from chatapi.services.stream_monitoring.alerts import PlaceAlerts
+from chatapi.errors import BadInput, collapse_exception_group
 from chatapi.services.stream_monitoring.config import PlaceConfig, read
-from chatapi.services.stream_monitoring.hls_sources import DateRangeTree, LiveTree, Patience
-from chatapi.services.stream_monitoring.hls_tree import HlsTree
+from chatapi.services.stream_monitoring.config_files import ConfigFiles
 from chatapi.services.stream_monitoring.ledger import CoverageLedger
-from chatapi.services.stream_monitoring.monitor import (
-    PREPROCESSING,
-    JudgedClip,
-    MonitorParts,
-    PlaceMonitor,
-    send_outbox,
-)
-from chatapi.services.stream_monitoring.other_sources import Broadcast, Recordings
-from chatapi.services.stream_monitoring.outbox import PositiveOutbox
-from chatapi.services.stream_monitoring.pieces import SoundSource
+from chatapi.services.stream_monitoring.monitor import PREPROCESSING, JudgedClip
+from chatapi.services.stream_monitoring.options import MonitoringOptions
 from chatapi.services.stream_monitoring.report import PlaceReport, report
+from chatapi.services.stream_monitoring.service import MonitoringService
 from chatapi.settings import Settings
-from chatapi.storage.artifact_store import ArtifactStore
 from chatapi.storage.layout import DataDirectory
 
 REPORT = "report"
-SEND_SECONDS = 5.0
-"""Between two attempts to store what waits, in seconds."""
 
 
 async def monitor(settings: Settings, chosen: argparse.Namespace) -> int:
     """Monitor places until Ctrl-C, or until their recordings end; or report. Status 0; 1 when a place failed."""
     if chosen.config_files[:1] == [REPORT]:
         return _report(settings, chosen)
-    places = _places(chosen)
-    layout = DataDirectory(settings.data)
-    with closing(CoverageLedger(layout.coverage)) as ledger:
-        outbox = PositiveOutbox(ledger, layout.monitoring / "outbox", _store(chosen.output, layout))
-        async with loaded_appliance(settings, {"sound_detector"}) as appliance:
-            model = appliance.active.get("sound_detector", "")
-            for name in dict.fromkeys(each.model for each in places if each.model and each.model != model):
-                _say(f"{name} is not installed here: the model that scores is {model}")
-            parts = MonitorParts(ledger, outbox, appliance.engines.sound_detector, model, chosen.record_schema)
-            alerts = PlaceAlerts(NotificationSender.of(settings.notify))
-            running = _Run(parts, alerts, chosen.max_iterations)
-            await running.run(places)
-        outbox.send()
-    if outbox.fault:
-        _say(f"detections wait for their store: {outbox.fault}")
-    return 1 if running.failed or outbox.fault else 0
+    files = [Path(each) for each in (*chosen.config_files, *chosen.orch_config)] or [Path(orcahello.CONFIG_FILE)]
+    places = _places(files, chosen)
+    options = _options(settings, chosen)
+    async with loaded_appliance(settings, {"sound_detector"}) as appliance:
+        service = MonitoringService(appliance.engines, appliance.active, appliance.scheduler, settings, options)
+        service.files = ConfigFiles(files)
+        service.on_line, service.on_clip = _say, _show
+        model = service.model()
+        for name in dict.fromkeys(each.model for each in places if each.model and each.model != model):
+            _say(f"{name} is not installed here: the model that scores is {model}")
+        return await _run(service)
 
 
-class _Run:
-    """All places at once, until they end or a signal arrives."""
-
-    def __init__(self, parts: MonitorParts, alerts: PlaceAlerts, most_clips: int | None) -> None:
-        self._parts, self._alerts, self._most = parts, alerts, most_clips
-        self._trust = ssl.create_default_context()
-        self.failed: list[str] = []
-        """Places that ended with an error."""
-
-    async def run(self, places: Sequence[PlaceConfig]) -> None:
-        try:
-            async with anyio.create_task_group() as group:
-                group.start_soon(_stop, group.cancel_scope)
-                group.start_soon(send_outbox, self._parts.outbox, SEND_SECONDS)
-                group.start_soon(self._alerts.run)
-                async with anyio.create_task_group() as running:
-                    for place in places:
-                        running.start_soon(self._place, place)
-                group.cancel_scope.cancel()
-        except Exception as error:
-            raise collapse_exception_group(error) from None
-
-    async def _place(self, place: PlaceConfig) -> None:
-        try:
-            source = _source(place, self._parts.ledger, self._trust)
-            _say(f"Listening to location {source.address}")
-            monitored = PlaceMonitor(place, source, self._parts, self._show, self._most)
-            async with anyio.create_task_group() as group:
-                if place.is_live:
-                    group.start_soon(monitored.watch, lambda state: self._changed(place, state))
-                await monitored.run()
-                group.cancel_scope.cancel()
-        except Exception as caught:
-            error = collapse_exception_group(caught)
-            if not isinstance(error, ChatapiError):
-                raise
-            self.failed.append(place.location.id)
-            _say(f"{place.location.id}: {error.message}")
-
-    def _show(self, clip: JudgedClip) -> None:
-        _show(clip)
-        self._alerts.clip(clip)
-
-    def _changed(self, place: PlaceConfig, state: str) -> None:
-        _say(f"{place.location.id}: {state}")
-        self._alerts.state(place.location.name, state)
+async def _run(service: MonitoringService) -> int:
+    """Run until the places end or a signal arrives; what is not scored by then is scored after the next start."""
+    try:
+        async with anyio.create_task_group() as group:
+            group.start_soon(_stop, group.cancel_scope)
+            await service.run_to_the_end()
+            group.cancel_scope.cancel()
+    except Exception as error:
+        raise collapse_exception_group(error) from None
+    kept = await service.opened()
+    await anyio.to_thread.run_sync(kept.send)
+    fault = kept.outbox.fault
+    kept.close()
+    if fault:
+        _say(f"detections wait for their store: {fault}")
+    return 1 if fault or any(each.state == "failed" for each in service.all()) else 0
 
 
 async def _stop(scope: anyio.CancelScope) -> None:
-    """End at a signal. What is not scored yet is scored after the next start."""
+    """End at a signal."""
     with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
         async for _ in signals:
             scope.cancel()
             return
 
 
-def _source(place: PlaceConfig, ledger: CoverageLedger, trust: ssl.SSLContext) -> SoundSource:
-    """Raises BadInput."""
-    if place.files:
-        return Recordings(place.files)
-    if place.url:
+def _options(settings: Settings, chosen: argparse.Namespace) -> MonitoringOptions:
+    found = MonitoringOptions.of(settings.monitoring)
+    return replace(
+        found,
+        output=chosen.output or found.output,
+        schema=chosen.record_schema or found.schema,
         # The user of this machine may name addresses of its networks.
-        return Broadcast(place.url, private=True, trust=trust)
-    tree = HlsTree(GuardedHttp(True, trust), place.base_url, place.location.id)
-
-    def downloading(name: str) -> None:
-        _say(f"Downloading {name}")
-
-    if place.span is not None:
-        return DateRangeTree(tree, *place.span, downloading)
-    patience = Patience(max(orcahello.LIVE_DELAY, place.delay), backlog=place.clip_seconds)
-    return LiveTree(tree, ledger.position(place.location.id), patience, downloading)
+        private_urls=True,
+        most_clips=chosen.max_iterations,
+        base_url=chosen.base_url or "",
+    )
 
 
 def _show(clip: JudgedClip) -> None:
@@ -156,27 +102,14 @@ def _show(clip: JudgedClip) -> None:
         _say(f"{clip.place.location.id}: detected (confidence={clip.decision.confidence / 100:.3f})")
 
 
-def _places(chosen: argparse.Namespace) -> list[PlaceConfig]:
+def _places(files: list[Path], chosen: argparse.Namespace) -> list[PlaceConfig]:
     """Raises BadInput."""
-    files = [*chosen.config_files, *chosen.orch_config] or [Path(orcahello.CONFIG_FILE)]
-    places: list[PlaceConfig] = []
-    for file in files:
-        found = read(Path(file))
-        for line in found.ignored:
-            _say(f"{file}: {line}")
-        places += found.places
+    places = [place for file in files for place in read(file).places]
     if len({each.location.id for each in places}) < len(places):
         raise BadInput("two of these files monitor the same place")
     if any(each.upload for each in places) and chosen.output is None:
         _say("upload_to_azure needs --output az://CONTAINER; detections are kept in the data directory")
-    if chosen.base_url:
-        places = [replace(each, base_url=chosen.base_url) if each.base_url else each for each in places]
     return places
-
-
-def _store(output: str | None, layout: DataDirectory) -> ArtifactStore:
-    """Raises SettingsError."""
-    return ArtifactStore(output or str(layout.monitoring / "detections"))
 
 
 def _report(settings: Settings, chosen: argparse.Namespace) -> int:

@@ -295,7 +295,7 @@ def monitor(parser: argparse.ArgumentParser) -> None:
         "-o", "--output", metavar="URL", help="folder or object store for detections; default: in the data directory"
     )
     parser.add_argument("--base-url", metavar="URL", help="where the places' trees of HLS folders are")
-    parser.add_argument("--record-schema", choices=("v1", "v2"), default="v1", help="of the JSON records; default: v1")
+    parser.add_argument("--record-schema", choices=("v1", "v2"), help="of the JSON records; default: v1")
     parser.add_argument("--from", dest="since", metavar="TIME", help="report: default: a day before --to")
     parser.add_argument("--to", metavar="TIME", help="report: 2026-11-30T14:00, in UTC if it has no zone; default: now")
     parser.add_argument("--place", action="append", default=[], help="report: a place's id; default: all")

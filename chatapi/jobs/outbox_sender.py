@@ -53,6 +53,11 @@ class OutboxSender:
         self.results = Counter(dict.fromkeys(RESULTS, 0))
         """Result -> number of attempts."""
 
+    @property
+    def name(self) -> str:
+        """Of what waits for the receiver: the same after a restart, and without its secrets."""
+        return self._name
+
     async def prepare(self) -> None:
         """Called once before the first attempt."""
 

@@ -1,6 +1,9 @@
-"""The settings tables of captions, notifications and the teaching of commands."""
+"""The settings tables of captions, notifications, stream monitoring and the teaching of commands."""
 
 from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
 
 from pydantic import Field, SecretStr, field_validator
 
@@ -61,6 +64,31 @@ class MqttSettings(Table):
 
     url: SecretStr | None = None
     """mqtt://USER:PASSWORD@HOST:PORT, or mqtts:// for TLS; unset: none."""
+
+
+class MonitoringSettings(Table):
+    """Stream monitoring by the server."""
+
+    configs: tuple[Path, ...] = ()
+    """YAML files of places that are monitored while the server runs; a file that changes is read again."""
+    output: str = Field("", max_length=1000)
+    """Where detections are stored: a folder, or a URL such as s3://bucket/folder or az://container; empty: in the data
+    directory."""
+    record_schema: Literal["v1", "v2"] = "v1"
+    """Schema of the stored records: OrcaHello's first one, or the newer one with states of moderation."""
+    monitors: int = Field(64, ge=1, le=256)
+    """Largest number of places that are monitored; one more is rejected with 503."""
+    viewers: int = Field(32, ge=1, le=1000)
+    """Largest number of clients that watch the monitors at once; one more is rejected with 503."""
+    private_urls: bool = False
+    """Whether streams are also fetched from this machine and from private networks."""
+    no_audio_seconds: float = Field(300, ge=5)
+    """Time without audio after which a live place raises the alarm no_audio, in seconds."""
+    no_detections_seconds: float = Field(0, ge=0)
+    """Audio without a detection after which a live place raises the alarm no_detections, in seconds of audio; 0:
+    never."""
+    quiet_hours: str = Field("", pattern=r"^(([01]\d|2[0-3]):[0-5]\d-([01]\d|2[0-3]):[0-5]\d)?$")
+    """Hours of the day, in this machine's time, in which alerts wait, such as 22:00-07:00; empty: none."""
 
 
 class NotifySettings(Table):

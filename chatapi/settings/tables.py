@@ -44,6 +44,7 @@ from chatapi.settings.roles import (
 from chatapi.settings.services import (
     CaptionSettings,
     CommandTeachingSettings,
+    MonitoringSettings,
     MqttSettings,
     NotifySettings,
     known_events,
@@ -267,6 +268,7 @@ class Settings(Table):
     jobs: JobSettings = JobSettings()
     transcription: TranscriptionSettings = TranscriptionSettings()
     captions: CaptionSettings = CaptionSettings()
+    monitoring: MonitoringSettings = MonitoringSettings()
     webhook: WebhookSettings = WebhookSettings()
     notify: NotifySettings = NotifySettings()
     mqtt: MqttSettings = MqttSettings()

@@ -194,6 +194,25 @@ ROWS: dict[str, tuple[Panel, ...]] = {
         Panel("Trainings", (("sum by (result) (increase(chatapi_command_trainings_total{@}[$__rate_interval]))",
                              "{{result}}"),)),
     ),
+    "Stream monitoring": (
+        Panel("Audio heard, missing and scored", (
+            ("sum by (place) (rate(chatapi_monitor_heard_seconds_total{@}[$__rate_interval]))", "{{place}} heard"),
+            ("sum by (place) (rate(chatapi_monitor_scored_seconds_total{@}[$__rate_interval]))", "{{place}} scored"),
+            ("sum by (place, reason) (rate(chatapi_monitor_missing_seconds_total{@}[$__rate_interval]))",
+             "{{place}} missing: {{reason}}"),
+        ), "percentunit", "Share of the time; 100 % heard and scored is right."),
+        Panel("Detections", (
+            ("sum by (place) (increase(chatapi_monitor_detections_total{@}[1h]))", "{{place}}, per hour"),
+            ("sum by (place) (increase(chatapi_monitor_muted_total{@}[1h]))", "{{place}} muted, per hour"),
+        )),
+        Panel("Audio arrives", (("min by (place) (chatapi_monitor_audio{@})", "{{place}}"),)),
+        Panel("Audio that waits to be scored", (
+            ("max by (place) (chatapi_monitor_lag_seconds{@})", "{{place}}"),
+        ), "s"),
+        Panel("Detections that wait for their store", (
+            ("sum by (instance) (chatapi_monitor_waiting_detections{@})", "{{instance}}"),
+        )),
+    ),
     "Process and machine": (
         Panel("Memory", (
             ("process_resident_memory_bytes{@}", "chatapi {{instance}}"),

@@ -14,7 +14,7 @@ from browser.conftest import ENTER
 from chatapi.interfaces.http.page import FOLDER
 
 Browse = Callable[..., Any]
-VIEWS = {"talk": "Conversation", "transcribe": "Transcribe", "captions": "Captions"}
+VIEWS = {"talk": "Conversation", "transcribe": "Transcribe", "captions": "Captions", "streams": "Streams"}
 TAB = "\ue004"
 CONTRAST = 4.5
 """Least contrast of text (WCAG 2.2, 1.4.3)."""

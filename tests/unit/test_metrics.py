@@ -75,6 +75,7 @@ def test_every_own_metric_has_a_unit_in_its_name_and_a_description() -> None:
         "chatapi_conversions_active", "chatapi_conversions_waiting", "chatapi_voices",
         "chatapi_command_active_version", "chatapi_command_samples", "chatapi_command_words",
         "chatapi_command_versions",
+        "chatapi_monitor_audio", "chatapi_monitor_waiting_detections",
     }  # fmt: skip
     for metric in exposed(Metrics()):
         if metric.name.startswith("chatapi_"):

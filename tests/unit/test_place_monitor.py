@@ -17,7 +17,15 @@ from chatapi.errors import StorageError
 from chatapi.services.stream_monitoring.config import PlaceConfig
 from chatapi.services.stream_monitoring.decision import V1Rule
 from chatapi.services.stream_monitoring.ledger import CoverageLedger, Stretch
-from chatapi.services.stream_monitoring.monitor import JudgedClip, MonitorParts, PlaceMonitor, scored
+from chatapi.services.stream_monitoring.monitor import (
+    Alarm,
+    JudgedClip,
+    MonitorParts,
+    PlaceMonitor,
+    Watch,
+    scored,
+)
+from chatapi.services.stream_monitoring.mutes import Mutes
 from chatapi.services.stream_monitoring.outbox import PositiveOutbox
 from chatapi.services.stream_monitoring.pieces import Found, Missing, Piece, SoundClip, Take
 from chatapi.settings import Settings
@@ -52,6 +60,24 @@ class Given:
         await anyio.sleep(self._silent)
 
 
+class Events:
+    """Keeps what happens at a place."""
+
+    def __init__(self) -> None:
+        self.clips: list[JudgedClip] = []
+        self.alarms: list[tuple[Alarm, str]] = []
+        self.found: list[Found] = []
+
+    def heard(self, place: PlaceConfig, found: Found) -> None:
+        self.found.append(found)
+
+    def judged(self, clip: JudgedClip) -> None:
+        self.clips.append(clip)
+
+    def alarmed(self, place: PlaceConfig, alarm: Alarm, text: str) -> None:
+        self.alarms.append((alarm, text))
+
+
 def place(live: bool = False) -> PlaceConfig:
     location = orcahello.LOCATIONS["rpi_bush_point"]
     found = PlaceConfig(location, orcahello.V1, "m", V1Rule(), SoundOptions(), 20, files=() if live else (Path("a"),))
@@ -70,7 +96,7 @@ def parts(
 ) -> Callable[..., MonitorParts]:
     def make(appliance: Appliance) -> MonitorParts:
         outbox = PositiveOutbox(ledger, tmp_path / "outbox", ArtifactStore(str(tmp_path / "store")))
-        return MonitorParts(ledger, outbox, appliance.engines.sound_detector, "fake")
+        return MonitorParts(ledger, outbox, appliance.engines.sound_detector, lambda: "fake", Mutes(ledger))
 
     return make
 
@@ -79,15 +105,15 @@ async def test_clips_end_at_gaps_and_all_of_it_is_accounted_for(
     fake_settings: Callable[..., Settings], parts: Callable[..., MonitorParts], ledger: CoverageLedger
 ) -> None:
     found: list[Found] = [piece(0), piece(10, 4.5), Missing(T + 14.5, 5.5, "corrupt"), piece(20), piece(30), piece(40)]
-    clips: list[JudgedClip] = []
+    events = Events()
     async with Appliance(fake_settings()).running() as appliance:
-        await PlaceMonitor(place(), Given(found), parts(appliance), clips.append).run()
-    assert [(clip.start - T, clip.seconds, clip.windows) for clip in clips] == [
+        await PlaceMonitor(place(), Given(found), parts(appliance), events).run()
+    assert [(clip.start - T, clip.seconds, clip.windows) for clip in events.clips] == [
         (0, 14.5, 14),
         (20, 20, 20),
         (40, 10, 10),
     ]
-    assert all(clip.decision.positive for clip in clips)
+    assert all(clip.decision.positive for clip in events.clips)
     assert ledger.coverage("rpi_bush_point", T, T + 60) == [
         Stretch(T, T + 14, "scored", "fake"), Stretch(T + 14, T + 14.5, "heard"),
         Stretch(T + 14.5, T + 20, "missing", "corrupt"), Stretch(T + 20, T + 50, "scored", "fake"),
@@ -99,16 +125,16 @@ async def test_clips_end_at_gaps_and_all_of_it_is_accounted_for(
 async def test_a_full_disk_is_waited_for_and_nothing_is_lost(
     fake_settings: Callable[..., Settings], parts: Callable[..., MonitorParts], ledger: CoverageLedger, tmp_path: Path
 ) -> None:
-    clips: list[JudgedClip] = []
+    events = Events()
     # No folder can be made there.
     (tmp_path / "outbox").write_text("")
     async with Appliance(fake_settings()).running() as appliance, anyio.create_task_group() as group:
         source = Given([piece(0), piece(10)])
-        group.start_soon(PlaceMonitor(place(live=True), source, parts(appliance), clips.append).run)
+        group.start_soon(PlaceMonitor(place(live=True), source, parts(appliance), events).run)
         await anyio.sleep(0.5)
-        assert clips == [] and ledger.to_store() == []
+        assert events.clips == [] and ledger.to_store() == []
         (tmp_path / "outbox").unlink()
-    assert [clip.start - T for clip in clips] == [0]
+    assert [clip.start - T for clip in events.clips] == [0]
     assert [each.start - T for each in ledger.to_store()] == [0]
     assert len(list((tmp_path / "outbox").iterdir())) == 3
 
@@ -123,30 +149,31 @@ async def test_a_recording_is_given_up_when_the_disk_stays_full(
     (tmp_path / "outbox").write_text("")
     async with Appliance(fake_settings()).running() as appliance:
         with pytest.raises(StorageError, match="cannot be written"):
-            await PlaceMonitor(place(), Given([piece(0), piece(10)]), parts(appliance), lambda clip: None).run()
+            await PlaceMonitor(place(), Given([piece(0), piece(10)]), parts(appliance), Events()).run()
 
 
 async def test_no_audio_is_an_alarm_and_no_detections_are_none(
     fake_settings: Callable[..., Settings], parts: Callable[..., MonitorParts]
 ) -> None:
-    said: list[str] = []
+    events = Events()
     async with Appliance(fake_settings()).running() as appliance, anyio.create_task_group() as group:
-        monitored = PlaceMonitor(
-            place(live=True), Given([piece(0, level=0.0005)], 5), parts(appliance), lambda clip: None
-        )
+        monitored = PlaceMonitor(place(live=True), Given([piece(0, level=0.0005)], 5), parts(appliance), events)
         group.start_soon(monitored.run)
-        group.start_soon(monitored.watch, said.append, 1.0)
+        group.start_soon(monitored.watch, Watch(1.0))
         await anyio.sleep(0.5)
-        assert said == []
+        assert events.alarms == []
         with anyio.fail_after(10):
-            while not said:
+            while not events.alarms:
                 await anyio.sleep(0.05)
         await monitored._take(piece(10))
         with anyio.fail_after(10):
-            while len(said) < 2:
+            while len(events.alarms) < 2:
                 await anyio.sleep(0.05)
         group.cancel_scope.cancel()
-    assert said == ["no audio for 1 seconds: the cable is cut", "audio is back"]
+    assert events.alarms == [
+        ("no_audio", "no audio for 1 seconds: the cable is cut"),
+        ("audio_back", "audio is back"),
+    ]
 
 
 def test_windows_with_holes_between_them_do_not_count_as_one_stretch() -> None:

@@ -25,7 +25,9 @@ from chatapi.interfaces.http import (
     conversation_routes,
     conversion_routes,
     conversion_socket,
+    detection_routes,
     job_routes,
+    monitor_routes,
     openai,
     openapi,
     page,
@@ -73,7 +75,7 @@ def create_app(appliance: Appliance, loaded: Loaded | None = None) -> FastAPI:
     )
     for module in (
         routes, conversation_routes, job_routes, transcription_routes, transcript_routes, tus_routes, caption_routes,
-        command_routes, voice_routes, conversion_routes, conversion_socket,
+        command_routes, voice_routes, conversion_routes, conversion_socket, monitor_routes, detection_routes,
     ):  # fmt: skip
         app.include_router(module.router(appliance))
     app.include_router(
@@ -97,7 +99,7 @@ def create_app(appliance: Appliance, loaded: Loaded | None = None) -> FastAPI:
             expose_headers=list(REPLY_HEADERS),
         )
     app.openapi = lambda: openapi.document(app)  # type: ignore[method-assign]
-    app.state.background = (app.state.calls.run, appliance.captions.run)
+    app.state.background = (app.state.calls.run, appliance.captions.run, appliance.monitoring.run)
     prepare(app, appliance, appliance.byte_budget)
     appliance.metrics.http_connections.set_function(lambda: float(len(app.state.shared.connections)))
     return app

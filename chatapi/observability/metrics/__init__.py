@@ -1,7 +1,7 @@
 """Prometheus metrics; units are in the names, and every metric has a help text.
 
-`containers/monitoring/metrics.md` lists them all. Label values are chatapi's own names or names of the board's parts,
-never content.
+`containers/monitoring/metrics.md` lists them all. Label values are chatapi's own names, names of the board's parts or
+ids of monitored places, never content.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from chatapi.observability.metrics.engine import EngineCounts, EngineModels
 from chatapi.observability.metrics.event_loop_lag import EventLoopLag
 from chatapi.observability.metrics.jobs import JobMetrics, WebhookMetrics, WorkMetrics
 from chatapi.observability.metrics.machine import MachineMetrics
+from chatapi.observability.metrics.monitoring import MonitoringMetrics
 
 __all__ = ["INTERFACES", "STAGES", "Metrics"]
 
@@ -95,6 +96,7 @@ class Metrics:
         self.lag = EventLoopLag(lag.observe)
         self.engine_counts, self.engine_models = EngineCounts(registry), EngineModels(registry)
         self.audio_device = AudioDeviceMetrics(registry)
+        self.monitoring = MonitoringMetrics(registry)
         self._of_wyoming(registry)
         self.machine = MachineMetrics(registry, data, root)
 

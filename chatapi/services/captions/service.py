@@ -21,8 +21,8 @@ from chatapi.observability.metrics import Metrics
 from chatapi.runtime.admission import Priority
 from chatapi.runtime.workers import Engines
 from chatapi.services.captions.captioner import DEFAULT_CAPTION_OPTIONS, CaptionOptions, captioning
-from chatapi.services.captions.feed import CaptionFeed
 from chatapi.services.captions.stream_url import StreamUrl
+from chatapi.services.event_feed import EventFeed
 from chatapi.services.transcription import url_source
 from chatapi.services.transcription.transcriber import FileTranscriber
 from chatapi.settings import Settings
@@ -54,7 +54,7 @@ class Captions:
 
     id: str
     request: CaptionRequest
-    feed: CaptionFeed
+    feed: EventFeed
     state: str = "starting"
     """starting, waiting (for audio that is pushed), live, reconnecting, ended or failed."""
     seconds: float = 0.0
@@ -133,7 +133,7 @@ class CaptionService:
                 raise WrongMode("the microphone has captions already; watch those", code="microphone_in_use")
         if request.source == "stream":
             url_source.checked(request.url)
-        captions = Captions(f"cap_{secrets.token_urlsafe(12)}", request, CaptionFeed(self._settings.history))
+        captions = Captions(f"cap_{secrets.token_urlsafe(12)}", request, EventFeed(self._settings.history))
         self._all[captions.id] = captions
         if request.source == "push":
             captions.set_state("waiting")
@@ -158,7 +158,7 @@ class CaptionService:
         captions.scope.cancel()
 
     @contextmanager
-    def viewing(self, captions: Captions) -> Iterator[CaptionFeed]:
+    def viewing(self, captions: Captions) -> Iterator[EventFeed]:
         """The feed for one more viewer. Raises Busy (too_many_viewers)."""
         limit = self._settings.viewers
         if self._viewers >= limit:

@@ -21,6 +21,8 @@ from chatapi.services.stream_monitoring.decision import OldRule, Rule, V1Rule
 
 LARGEST_FILE = 1 << 20
 """Bytes of a configuration."""
+LARGEST_TEXT = 1 << 16
+"""Bytes of a configuration that a client sends: YAML takes seconds to read a megabyte."""
 MOST_PLACES = 64
 Table = Mapping[str, Any]
 
@@ -63,6 +65,8 @@ class MonitorConfig:
     places: tuple[PlaceConfig, ...]
     ignored: tuple[str, ...]
     """What of it has no effect, one sentence each."""
+    tables: tuple[Table, ...] = ()
+    """Of each place its own table, in plain values of JSON."""
 
 
 KNOWN = (
@@ -91,37 +95,64 @@ FIXED: dict[str, dict[str, Any]] = {
 def read(file: Path) -> MonitorConfig:
     """Read a configuration. Raises BadInput (bad_monitor_config) with the file's name and what is wrong with it."""
     try:
-        document = _yaml(file)
-        if "orchestrator_config" in document:
-            shared = _table(document["orchestrator_config"] or {}, "orchestrator_config")
-            rows = document.get("location_config") or []
-            if not isinstance(rows, list) or not 0 < len(rows) <= MOST_PLACES:
-                raise _bad(f"location_config must be a list of 1 to {MOST_PLACES} places")
-            tables = [_merged(shared, _table(row, "location_config")) for row in rows]
-        else:
-            tables = [document]
-        places = tuple(_place(table, file.parent) for table in tables)
-        ignored = [f"{name} is not known" for table in tables for name in table if name not in KNOWN]
+        return of_document(_yaml(_bytes(file)), file.parent)
     except BadInput as error:
         raise _bad(f"{file}: {error.message}") from error
+
+
+def of_text(data: bytes) -> MonitorConfig:
+    """A configuration that a client sent as YAML, which names no file of this machine. Blocking.
+
+    Raises BadInput (bad_monitor_config).
+    """
+    if len(data) > LARGEST_TEXT:
+        raise _bad(f"is larger than {LARGEST_TEXT} bytes")
+    return of_document(_yaml(data, aliases=False), None)
+
+
+def of_document(document: Table, folder: Path | None) -> MonitorConfig:
+    """`folder`: what paths in it are relative to; None: it must not have any. Raises BadInput (bad_monitor_config)."""
+    if "orchestrator_config" in document:
+        shared = _table(document["orchestrator_config"] or {}, "orchestrator_config")
+        rows = document.get("location_config") or []
+        if not isinstance(rows, list) or not 0 < len(rows) <= MOST_PLACES:
+            raise _bad(f"location_config must be a list of 1 to {MOST_PLACES} places")
+        tables = [_merged(shared, _table(row, "location_config")) for row in rows]
+    else:
+        tables = [document]
+    places = tuple(_place(table, folder) for table in tables)
+    ignored = [f"{name} is not known" for table in tables for name in table if name not in KNOWN]
     if len({each.location.id for each in places}) < len(places):
-        raise _bad(f"{file}: a location_id is there twice")
-    return MonitorConfig(places, tuple(dict.fromkeys(ignored)))
+        raise _bad("a location_id is there twice")
+    return MonitorConfig(places, tuple(dict.fromkeys(ignored)), tuple(_plain(table) for table in tables))
 
 
-def _yaml(file: Path) -> Table:
+def _plain(table: Table) -> Table:
+    """A table in values that JSON has: YAML makes times of what is not quoted."""
+    times = {key: value.strftime(orcahello.TIME_FORMAT) for key, value in table.items() if isinstance(value, datetime)}
+    return {**table, **times}
+
+
+def _bytes(file: Path) -> bytes:
+    try:
+        with file.open("rb") as opened:
+            return opened.read(LARGEST_FILE + 1)
+    except OSError as error:
+        raise _bad(f"cannot be read: {error.strerror}") from error
+
+
+def _yaml(data: bytes, aliases: bool = True) -> Table:
+    """`aliases`: whether a value may refer to another one, so that few bytes become many values."""
     try:
         import yaml
     except ImportError:
         raise _bad("YAML needs a library: pip install 'chatapi-appliance[monitoring]'") from None
+    if len(data) > LARGEST_FILE:
+        raise _bad(f"is larger than {LARGEST_FILE} bytes")
     try:
-        with file.open("rb") as opened:
-            data = opened.read(LARGEST_FILE + 1)
-        if len(data) > LARGEST_FILE:
-            raise _bad(f"is larger than {LARGEST_FILE} bytes")
+        if not aliases and any(isinstance(each, yaml.AliasEvent) for each in yaml.parse(data, yaml.SafeLoader)):
+            raise _bad("YAML aliases are not supported here")
         return _table(yaml.safe_load(data), "the document")
-    except OSError as error:
-        raise _bad(f"cannot be read: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise _bad(f"is no YAML: {' '.join(str(error).split())[:200]}") from error
 
@@ -136,7 +167,7 @@ def _merged(shared: Table, own: Table) -> Table:
     return {**found, "model_config_overrides": sections}
 
 
-def _place(table: Table, folder: Path) -> PlaceConfig:
+def _place(table: Table, folder: Path | None) -> PlaceConfig:
     hydrophone = str(table.get("hls_hydrophone_id") or table.get("location_id") or "")
     if not hydrophone or not all(each.isalnum() or each in "_-." for each in hydrophone) or hydrophone[0] == ".":
         raise _bad(f"hls_hydrophone_id is {hydrophone!r}; letters, digits, _, - and . are allowed")
@@ -167,7 +198,7 @@ def _old(table: Table, location: Location) -> PlaceConfig:
     )
 
 
-def _v1(table: Table, location: Location, folder: Path) -> PlaceConfig:
+def _v1(table: Table, location: Location, folder: Path | None) -> PlaceConfig:
     settings = _model_config(table, folder)
     inference, decision = settings.get("inference", {}), settings.get("global_prediction", {})
     strategy = decision.get("aggregation_strategy", orcahello.MEAN_TOP_K)
@@ -194,13 +225,13 @@ def _v1(table: Table, location: Location, folder: Path) -> PlaceConfig:
     return replace(found, delay=_number(table, "hls_live_delay_buffer", orcahello.LIVE_DELAY, 0, 3600) or 0.0)
 
 
-def _model_config(table: Table, folder: Path) -> dict[str, Table]:
+def _model_config(table: Table, folder: Path | None) -> dict[str, Table]:
     """The sections of V1's model configuration, if the file is there, with the overrides."""
     found: dict[str, Table] = {}
     named = table.get("model_config_path")
-    for place in (folder / str(named), Path(str(named))) if named else ():
+    for place in (folder / str(named), Path(str(named))) if named and folder is not None else ():
         if place.is_file():
-            found = {name: _table(value or {}, name) for name, value in _yaml(place).items()}
+            found = {name: _table(value or {}, name) for name, value in _yaml(_bytes(place)).items()}
             break
     overrides = _table(table.get("model_config_overrides") or {}, "model_config_overrides")
     for name, values in overrides.items():
@@ -212,8 +243,10 @@ def _model_config(table: Table, folder: Path) -> dict[str, Table]:
     return found
 
 
-def _with_source(found: PlaceConfig, table: Table, folder: Path) -> PlaceConfig:
+def _with_source(found: PlaceConfig, table: Table, folder: Path | None) -> PlaceConfig:
     if files := table.get("source_files"):
+        if folder is None:
+            raise _bad("source_files can only be in a configuration of this machine; use a stream")
         names = [files] if isinstance(files, str) else files
         return replace(found, files=tuple(folder / str(each) for each in names))
     if url := table.get("source_url"):

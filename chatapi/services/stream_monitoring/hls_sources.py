@@ -6,7 +6,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
 
@@ -26,8 +26,16 @@ OnDownload = Callable[[str], None]
 """Receives the name of each segment before it is fetched."""
 
 
+Ready = Callable[[], Awaitable[None]]
+"""Waits until less urgent work may use the processor."""
+
+
 def _ignore(_: str) -> None:
     """Ignores the name."""
+
+
+async def _at_once() -> None:
+    """Does not wait."""
 
 
 @dataclass(frozen=True)
@@ -55,10 +63,11 @@ class LiveTree:
         resume: Position | None = None,
         patience: Patience = Patience(),
         on_download: OnDownload = _ignore,
+        ready: Ready = _at_once,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._tree, self._resume, self._patience, self._clock = tree, resume, patience, clock
-        self._on_download, self._decoder = on_download, SegmentDecoder()
+        self._on_download, self._ready, self._decoder = on_download, ready, SegmentDecoder()
         self.state = "connecting"
         """live, or why there is no audio."""
 
@@ -156,6 +165,7 @@ class LiveTree:
                     yield Missing(segment.start, segment.seconds, reason, folder)
                     return
                 await anyio.sleep(self._patience.poll)
+        await self._ready()
         for each in await anyio.to_thread.run_sync(self._decoder.pieces, segment, data, folder):
             yield each
 
@@ -167,11 +177,17 @@ class DateRangeTree:
     """For a segment or a list that cannot be fetched for a moment."""
 
     def __init__(
-        self, tree: HlsTree, start: float, end: float, on_download: OnDownload = _ignore, pause: float = 2.0
+        self,
+        tree: HlsTree,
+        start: float,
+        end: float,
+        on_download: OnDownload = _ignore,
+        ready: Ready = _at_once,
+        pause: float = 2.0,
     ) -> None:
         """`start` and `end` in seconds since 1970; `pause`: between two attempts, in seconds."""
         self._tree, self._start, self._end, self._pause = tree, start, end, pause
-        self._on_download, self._decoder = on_download, SegmentDecoder()
+        self._on_download, self._ready, self._decoder = on_download, ready, SegmentDecoder()
 
     @property
     def address(self) -> str:
@@ -216,6 +232,7 @@ class DateRangeTree:
                 return [Missing(segment.start, segment.seconds, "unreachable", folder)]
             except (NotFound, BadInput):
                 return [Missing(segment.start, segment.seconds, "not_found", folder)]
+            await self._ready()
             return await anyio.to_thread.run_sync(self._decoder.pieces, segment, data, folder)
         raise AssertionError("the last attempt returns")
 

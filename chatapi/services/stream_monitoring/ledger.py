@@ -7,40 +7,24 @@ each place is, all in one transaction: after a power cut nothing is lost, and no
 
 from __future__ import annotations
 
+import json
 import sqlite3
-import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from chatapi.errors import NotReady, StorageError
-from chatapi.storage import sqlite_files
-from chatapi.storage.sqlite_errors import kind_of
-from chatapi.system import private_files
+from chatapi.services.stream_monitoring.database import MonitoringDatabase, detection_id, ms
 
 State = Literal["scored", "heard", "missing", "unmonitored"]
 """heard: but not scored; unmonitored: nothing is known, because no monitor ran."""
 RANK = {"scored": 3, "heard": 2, "missing": 1}
 """Of two stretches that overlap, after a restart or a second run, the one of the higher rank counts."""
-WAIT_SECONDS = 10.0
-"""Longest wait for another process, in seconds."""
-VERSION = 1
-SCHEMA = (
-    """CREATE TABLE stretches (
-    place TEXT NOT NULL, start INTEGER NOT NULL, end INTEGER NOT NULL, state TEXT NOT NULL, detail TEXT NOT NULL,
-    CHECK (start < end)
-    ) STRICT""",
-    "CREATE INDEX by_end ON stretches (place, end)",
-    """CREATE TABLE detections (
-    place TEXT NOT NULL, start INTEGER NOT NULL, model TEXT NOT NULL, name TEXT NOT NULL, confidence REAL NOT NULL,
-    stored INTEGER NOT NULL DEFAULT 0,
-    PRIMARY KEY (place, start, model)
-    ) STRICT, WITHOUT ROWID""",
-    "CREATE INDEX to_store ON detections (stored, start)",
-    "CREATE TABLE positions (place TEXT PRIMARY KEY, at INTEGER NOT NULL, folder TEXT NOT NULL) STRICT, WITHOUT ROWID",
+ReviewState = Literal["unreviewed", "positive", "negative", "unknown"]
+"""What a moderator says about a detection."""
+COLUMNS = (
+    "place, start, model, name, confidence, stored, id, seconds, state, tags, comments, moderator, moderated, mute,"
+    " record_due"
 )
 
 
@@ -57,6 +41,18 @@ class Stretch:
 
 
 @dataclass(frozen=True)
+class Review:
+    """A moderator's judgement."""
+
+    state: ReviewState = "unreviewed"
+    tags: tuple[str, ...] = ()
+    comments: str = ""
+    moderator: str = ""
+    at: float = 0.0
+    """Seconds since 1970; 0: never."""
+
+
+@dataclass(frozen=True)
 class Detection:
     """A positive clip."""
 
@@ -69,6 +65,18 @@ class Detection:
     confidence: float
     """0 to 100."""
     stored: bool = False
+    seconds: float = 0.0
+    """Length of the clip; 0: not known."""
+    mute: str = ""
+    """Id of the mute that it fell under; such a detection has no files. Empty: none."""
+    review: Review = Review()
+    record_due: bool = False
+    """Whether its stored record does not have the review yet."""
+
+    @property
+    def id(self) -> str:
+        """The same however often it is made."""
+        return detection_id(self.place, ms(self.start), self.model)
 
 
 @dataclass(frozen=True)
@@ -81,143 +89,122 @@ class Position:
     """Folder of its HLS tree."""
 
 
-class CoverageLedger:
-    """The file. For any thread of one process; several processes may use it at once."""
-
-    def __init__(self, file: Path) -> None:
-        """Raises StorageError, NotReady (ledger_locked)."""
-        self.file, self._lock = file, threading.RLock()
-        with self._translated():
-            private_files.folder(file.parent)
-            private_files.touch(file)
-            self._db = sqlite3.connect(file, isolation_level=None, timeout=WAIT_SECONDS, check_same_thread=False)
-            for pragma in ("journal_mode = WAL", "synchronous = FULL"):
-                self._db.execute(f"PRAGMA {pragma}").fetchall()
-            with self._transaction():
-                self._migrate()
-
-    def close(self) -> None:
-        with self._lock:
-            self._db.close()
+class CoverageLedger(MonitoringDatabase):
+    """What was heard and scored, and the detections."""
 
     def add(self, place: str, stretches: Sequence[Stretch]) -> None:
         """Store what was heard or is missing. Raises StorageError, NotReady."""
-        with self._translated(), self._transaction():
+        with self.writing() as db:
             for each in stretches:
-                self._insert(place, each)
+                self._insert(db, place, each)
 
     def judged(
-        self, place: str, stretches: Sequence[Stretch], position: Position, detection: Detection | None = None
+        self,
+        place: str,
+        stretches: Sequence[Stretch],
+        position: Position,
+        detection: Detection | None = None,
+        fingerprints: bytes = b"",
     ) -> None:
         """Store that a clip was scored, with the detection, if it is one, and where to resume. Raises StorageError."""
-        with self._translated(), self._transaction():
+        with self.writing() as db:
             for each in stretches:
-                self._insert(place, each)
+                self._insert(db, place, each)
             if detection is not None:
-                self._db.execute(
-                    "INSERT OR IGNORE INTO detections (place, start, model, name, confidence) VALUES (?, ?, ?, ?, ?)",
-                    (place, _ms(detection.start), detection.model, detection.name, detection.confidence),
-                )
-            self._db.execute(
+                _insert_detection(db, detection, fingerprints)
+            db.execute(
                 "INSERT INTO positions VALUES (?, ?, ?) ON CONFLICT (place) DO UPDATE"
                 " SET at = excluded.at, folder = excluded.folder WHERE excluded.at >= at",
-                (place, _ms(position.at), position.folder),
+                (place, ms(position.at), position.folder),
             )
 
     def position(self, place: str) -> Position | None:
         """Where to resume; None: the place was never judged."""
-        with self._translated():
-            row = self._db.execute("SELECT at, folder FROM positions WHERE place = ?", (place,)).fetchone()
+        with self.reading() as db:
+            row = db.execute("SELECT at, folder FROM positions WHERE place = ?", (place,)).fetchone()
         return Position(row[0] / 1000, row[1]) if row else None
 
     def to_store(self, most: int = 100) -> list[Detection]:
         """Detections whose files are not stored yet, the oldest first."""
         return self._detections("stored = 0 ORDER BY start LIMIT ?", (most,))
 
+    def waiting(self) -> int:
+        """Number of detections whose files are not stored yet."""
+        with self.reading() as db:
+            return int(db.execute("SELECT count(*) FROM detections WHERE stored = 0").fetchone()[0])
+
     def mark_stored(self, detection: Detection) -> None:
-        with self._translated(), self._transaction():
-            self._db.execute(
+        with self.writing() as db:
+            db.execute(
                 "UPDATE detections SET stored = 1 WHERE place = ? AND start = ? AND model = ?",
-                (detection.place, _ms(detection.start), detection.model),
+                (detection.place, ms(detection.start), detection.model),
             )
 
     def is_stored(self, detection: Detection) -> bool:
         """Whether the same detection is stored already."""
         where = "stored = 1 AND place = ? AND start = ? AND model = ?"
-        return bool(self._detections(where, (detection.place, _ms(detection.start), detection.model)))
+        return bool(self._detections(where, (detection.place, ms(detection.start), detection.model)))
 
     def detections(self, place: str, start: float, end: float) -> list[Detection]:
         """Those that begin in a stretch of time, in seconds since 1970, in order."""
         where = "place = ? AND start >= ? AND start < ? ORDER BY start"
-        return self._detections(where, (place, _ms(start), _ms(end)))
+        return self._detections(where, (place, ms(start), ms(end)))
 
     def places(self) -> list[str]:
         """Names of the places that were ever monitored."""
-        with self._translated():
-            return [row[0] for row in self._db.execute("SELECT DISTINCT place FROM stretches ORDER BY place")]
+        with self.reading() as db:
+            return [row[0] for row in db.execute("SELECT DISTINCT place FROM stretches ORDER BY place")]
 
     def coverage(self, place: str, start: float, end: float) -> list[Stretch]:
         """The time from `start` to `end`, in seconds since 1970, without holes and overlaps, in order."""
-        first, last = _ms(start), _ms(end)
-        with self._translated():
-            rows = self._db.execute(
+        first, last = ms(start), ms(end)
+        with self.reading() as db:
+            rows = db.execute(
                 "SELECT start, end, state, detail FROM stretches WHERE place = ? AND end > ? AND start < ?",
                 (place, first, last),
             ).fetchall()
         return list(_partitioned(rows, first, last))
 
     def _detections(self, where: str, values: tuple[object, ...]) -> list[Detection]:
-        columns = "place, start, model, name, confidence, stored"
-        with self._translated():
-            rows = self._db.execute(f"SELECT {columns} FROM detections WHERE {where}", values)  # noqa: S608 - constants
-            return [
-                Detection(place, start / 1000, model, name, confidence, bool(stored))
-                for place, start, model, name, confidence, stored in rows
-            ]
+        with self.reading() as db:
+            rows = db.execute(f"SELECT {COLUMNS} FROM detections WHERE {where}", values)  # noqa: S608 - constants
+            return [detection_of(row) for row in rows]
 
-    def _insert(self, place: str, each: Stretch) -> None:
+    def _insert(self, db: sqlite3.Connection, place: str, each: Stretch) -> None:
         """Inside a transaction: lengthen the stretch that this one continues, or add it."""
-        start, end = _ms(each.start), _ms(each.end)
+        start, end = ms(each.start), ms(each.end)
         if end <= start:
             return
-        row = self._db.execute(
+        row = db.execute(
             "SELECT rowid, end FROM stretches WHERE place = ? AND end BETWEEN ? AND ? AND start <= ? AND state = ?"
             " AND detail = ? ORDER BY end DESC LIMIT 1",
             (place, start - 1, end, start, each.state, each.detail),
         ).fetchone()
         if row is not None:
-            self._db.execute("UPDATE stretches SET end = max(end, ?) WHERE rowid = ?", (end, row[0]))
+            db.execute("UPDATE stretches SET end = max(end, ?) WHERE rowid = ?", (end, row[0]))
             return
         values = (place, start, end, each.state, each.detail)
-        self._db.execute("INSERT INTO stretches VALUES (?, ?, ?, ?, ?)", values)
-
-    def _migrate(self) -> None:
-        version = int(self._db.execute("PRAGMA user_version").fetchone()[0])
-        if version > VERSION:
-            raise StorageError(f"{self.file} was written by a newer chatapi; use that one, or move the file away")
-        if version == 0:
-            for statement in SCHEMA:
-                self._db.execute(statement)
-            self._db.execute(f"PRAGMA user_version = {VERSION}")
-
-    @contextmanager
-    def _transaction(self) -> Iterator[None]:
-        with self._lock, sqlite_files.transaction(self._db):
-            yield
-
-    @contextmanager
-    def _translated(self) -> Iterator[None]:
-        try:
-            with self._lock:
-                yield
-        except (sqlite3.Error, OSError) as error:
-            if kind_of(error) == "locked":
-                raise NotReady(f"{self.file} is locked by another process", code="ledger_locked") from error
-            raise StorageError(f"the coverage ledger {self.file} cannot be used: {error}") from error
+        db.execute("INSERT INTO stretches VALUES (?, ?, ?, ?, ?)", values)
 
 
-def _ms(seconds: float) -> int:
-    return round(seconds * 1000)
+def detection_of(row: tuple[Any, ...]) -> Detection:
+    """The detection of a row of COLUMNS."""
+    place, start, model, name, confidence, stored, _, seconds, state, tags, comments, moderator, moderated, *rest = row
+    review = Review(state, tuple(json.loads(tags)), comments, moderator, moderated / 1000)
+    mute, due = rest
+    return Detection(place, start / 1000, model, name, confidence, bool(stored), seconds, mute, review, bool(due))
+
+
+def _insert_detection(db: sqlite3.Connection, each: Detection, fingerprints: bytes) -> None:
+    """One that was muted counts as stored: it has no files."""
+    names = "place, start, model, name, confidence, id, seconds, mute, stored, fingerprints"
+    values = (each.place, ms(each.start), each.model, each.name, each.confidence, each.id, each.seconds, each.mute)
+    added = db.execute(
+        f"INSERT OR IGNORE INTO detections ({names}) VALUES ({', '.join('?' * 10)})",  # noqa: S608 - constants
+        (*values, int(bool(each.mute)), fingerprints or None),
+    )
+    if each.mute and added.rowcount:
+        db.execute("UPDATE mutes SET muted = muted + 1, last = ? WHERE id = ?", (ms(each.start), each.mute))
 
 
 def _partitioned(rows: Sequence[tuple[int, int, str, str]], first: int, last: int) -> Iterator[Stretch]:

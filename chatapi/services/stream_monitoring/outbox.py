@@ -11,12 +11,15 @@ import os
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from chatapi.engines.sound_detector import orcahello
 from chatapi.errors import StorageError
 from chatapi.services.stream_monitoring.ledger import CoverageLedger, Detection
 from chatapi.storage import atomic_files
-from chatapi.storage.artifact_store import ArtifactStore
+
+if TYPE_CHECKING:
+    from chatapi.storage.artifact_store import ArtifactStore
 
 log = logging.getLogger(__name__)
 
@@ -63,6 +66,15 @@ class PositiveOutbox:
                 self.fault = ""
                 count += 1
         return count
+
+    def waiting(self, name: str, suffix: str) -> bytes | None:
+        """A file that is not stored yet; None: there is none. Raises StorageError."""
+        try:
+            return (self._folder / f"{name}{suffix}").read_bytes()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise StorageError(f"{name}{suffix} cannot be read: {error.strerror}") from error
 
     def _store(self, detection: Detection) -> None:
         """Raises StorageError."""

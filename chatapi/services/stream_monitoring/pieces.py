@@ -102,10 +102,16 @@ class ClipCutter:
     """Cuts pieces into clips of equal length; a gap ends a clip early, and nothing is joined across it."""
 
     def __init__(self, seconds: float) -> None:
-        self._length = round(seconds * SOUND_RATE)
+        self._length = self._next = round(seconds * SOUND_RATE)
         self._parts: list[Samples] = []
         self._start = self._end = 0.0
         self._folder = ""
+
+    def change(self, seconds: float) -> None:
+        """Cut clips of another length, after the one in progress."""
+        self._next = round(seconds * SOUND_RATE)
+        if not self._parts:
+            self._length = self._next
 
     def add(self, piece: Piece) -> list[SoundClip]:
         """The clips that are complete with this piece."""
@@ -119,7 +125,7 @@ class ClipCutter:
         while sum(map(len, self._parts)) >= self._length:
             joined = np.concatenate(self._parts)
             found.append(SoundClip(self._start, joined[: self._length], self._folder))
-            rest = joined[self._length :]
+            rest, self._length = joined[self._length :], self._next
             self._parts = [rest] if len(rest) else []
             # What is left ends where the piece does, so that small errors of lengths do not add up.
             self._start = self._end - len(rest) / SOUND_RATE
@@ -127,5 +133,5 @@ class ClipCutter:
 
     def gap(self) -> list[SoundClip]:
         """What was collected so far as a shorter clip, if anything was."""
-        parts, self._parts = self._parts, []
+        parts, self._parts, self._length = self._parts, [], self._next
         return [SoundClip(self._start, np.concatenate(parts), self._folder)] if parts else []

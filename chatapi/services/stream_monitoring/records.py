@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import uuid
 from datetime import datetime, timezone
 from typing import Any, Literal
 from zoneinfo import ZoneInfo
 
 from chatapi.engines.sound_detector import orcahello
 from chatapi.services.stream_monitoring.config import PlaceConfig
+from chatapi.services.stream_monitoring.database import detection_id, ms
 from chatapi.services.stream_monitoring.decision import Decision
 
 Schema = Literal["v1", "v2"]
 NAME_ROUNDING = 0.01
 """Seconds by which a time may be below a whole second that it means."""
-NAMESPACE = uuid.UUID("6f1f7a54-2f0e-5c5b-9a57-1d3b5b0c8a11")
-"""Of the ids of records: the same detection has the same id, however often it is made."""
 
 
 def clip_name(place: PlaceConfig, start: float) -> str:
@@ -32,7 +30,7 @@ def record(
     name, location = clip_name(place, start), place.location
     moment = datetime.fromtimestamp(start, timezone.utc)
     found: dict[str, Any] = {
-        "id": str(uuid.uuid5(NAMESPACE, f"{location.id} {round(start * 1000)} {model}")),
+        "id": detection_id(location.id, ms(start), model),
         "modelId": model,
         "audioUri": f"{address}/{orcahello.AUDIO_CONTAINER}/{name}.wav",
         "imageUri": f"{address}/{orcahello.IMAGE_CONTAINER}/{name}.png",

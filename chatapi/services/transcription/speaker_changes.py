@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
+import numpy.typing as npt
 
 from chatapi.audio import RATE, Samples
 from chatapi.engines import SPEAKER_WINDOW, speaker_windows
@@ -33,10 +34,10 @@ def changes(samples: Samples, vectors: Vectors, threshold: float) -> list[int]:
     return [min(quietest(loudness, each // CELL), len(samples)) for each in found]
 
 
-def side(starts: Vectors, start: int, end: int) -> Vectors:
+def side(starts: Vectors, start: int, end: int) -> npt.NDArray[np.bool_]:
     """Which windows belong to the speech from `start` to `end`, given by the first samples of all windows."""
-    found: Vectors = (starts >= start - REACH) & (starts + SPEAKER_WINDOW <= end + REACH)
-    return found
+    inside: npt.NDArray[np.bool_] = (starts >= start - REACH) & (starts + SPEAKER_WINDOW <= end + REACH)
+    return inside
 
 
 def _changes(starts: Vectors, vectors: Vectors, first: int, last: int, least: float) -> Iterator[int]:

@@ -15,6 +15,7 @@ export const VIEWS = [
   { path: 'talk', icon: 'talk', load: () => import('./talk-view.js') },
   { path: 'transcribe', icon: 'transcribe', load: () => import('./transcribe/view.js') },
   { path: 'captions', icon: 'captions', load: () => import('./captions/view.js') },
+  { path: 'streams', icon: 'streams', load: () => import('./streams/view.js') },
   { path: 'voices', icon: 'voices', load: () => import('./voices/view.js') },
   { path: 'commands', icon: 'commands', load: () => import('./commands/view.js') },
 ];

@@ -3,6 +3,7 @@
 import captions from '../captions/de.js';
 import conversations from '../conversations/de.js';
 import commands from '../commands/de.js';
+import streams from '../streams/de.js';
 import voices from '../voices/de.js';
 
 export default {
@@ -18,6 +19,7 @@ export default {
     talk: 'Sprechen',
     transcribe: 'Transkribieren',
     captions: 'Untertitel',
+    streams: 'Streams',
     voices: 'Stimmen',
     commands: 'Befehle',
   },
@@ -237,6 +239,7 @@ export default {
   captions,
   conversations,
   commands,
+  streams,
   voices,
   fault: {
     waiting: (title, seconds) => `${title}; neuer Versuch in ${seconds} s`,
@@ -301,13 +304,23 @@ export default {
     empty_file: ['Die Datei ist leer', 'Wählen Sie eine andere.'],
     bad_audio: ['Die Datei hat keinen lesbaren Ton', 'Prüfen Sie, ob ein Abspielprogramm sie spielt, oder wandeln Sie sie um, und fügen Sie sie erneut hinzu.'],
     invalid_url: ['Die Adresse ist ungültig', 'Sie muss mit http:// oder https:// beginnen und zu einer Audio- oder Videodatei führen.'],
-    url_not_public: ['Die Adresse liegt in einem privaten Netz', 'Laden Sie die Aufnahme herunter und fügen Sie die Datei hinzu, oder setzen Sie auf der Box transcription.private_urls oder captions.private_urls.'],
+    url_not_public: ['Die Adresse liegt in einem privaten Netz', 'Laden Sie die Aufnahme herunter und fügen Sie die Datei hinzu, oder setzen Sie auf der Box transcription.private_urls, captions.private_urls oder monitoring.private_urls.'],
     source_unreachable: ['Die Adresse ist nicht erreichbar', 'Prüfen Sie sie, oder laden Sie die Aufnahme herunter und fügen Sie die Datei hinzu.'],
     source_rejected: ['Die Adresse liefert keine Aufnahme', 'Prüfen Sie, ob sie zur Datei selbst führt und kein Passwort braucht.'],
     too_many_jobs: ['Zu viele Aufnahmen warten', 'Warten Sie, bis eine fertig ist, oder löschen Sie eine.'],
     too_many_uploads: ['Zu viele Dateien werden hochgeladen', 'Warten Sie, bis eine fertig ist, oder brechen Sie eine ab.'],
     no_translation: ['Das Modell kann nicht übersetzen', 'Schalten Sie in den Optionen „Übersetzen“ aus, oder installieren Sie ein mehrsprachiges Whisper-Modell.'],
     unknown_job: ['Diese Aufnahme ist nicht auf der Box', 'Sie wurde gelöscht, ist abgelaufen oder gehört zu einem anderen Schlüssel.'],
+    unknown_monitor: ['Dieser Ort wird nicht überwacht', 'Seine Überwachung wurde entfernt.'],
+    monitor_exists: ['Dieser Ort wird schon überwacht', 'Entfernen Sie zuerst seine Überwachung.'],
+    monitor_of_file: ['Eine Datei der Box nennt diesen Ort', 'Ändern Sie die Datei; sie wird sofort neu gelesen.'],
+    too_many_monitors: ['Es werden zu viele Orte überwacht', 'Entfernen Sie einen; der Besitzer der Box kann mit monitoring.monitors mehr erlauben.'],
+    bad_monitor_config: ['Diese Konfiguration geht nicht', 'Der Grund steht darunter.'],
+    unknown_detection: ['Diesen Fund gibt es auf der Box nicht', 'Laden Sie die Seite neu.'],
+    clip_not_kept: ['Der Ausschnitt ist nicht aufgehoben', 'Er wurde stumm geschaltet, oder sein Speicher hat ihn nicht mehr.'],
+    not_rejected: ['Nur ein abgelehnter Klang kann stumm sein', 'Lehnen Sie den Fund zuerst ab.'],
+    already_muted: ['Dieser Klang ist schon stumm', 'Er steht in der Liste der stummen Klänge.'],
+    no_fingerprint: ['Dieser Klang kann nicht stumm geschaltet werden', 'Eine ältere Version hat ihn gefunden; nehmen Sie einen neueren Fund.'],
     unknown_captions: ['Diese Untertitel sind nicht auf der Box', 'Sie wurden beendet, sind abgelaufen oder gehören zu einem anderen Schlüssel.'],
     too_many_captions: ['Es laufen zu viele Untertitel', 'Beenden Sie zuerst einige davon.'],
     bad_playlist: ['Die Wiedergabeliste ist nicht lesbar', 'Geben Sie die Adresse des Streams selbst an; HLS-Streams brauchen auf der Box das Extra „streams“.'],

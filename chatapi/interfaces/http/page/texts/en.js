@@ -3,6 +3,7 @@
 import captions from '../captions/en.js';
 import conversations from '../conversations/en.js';
 import commands from '../commands/en.js';
+import streams from '../streams/en.js';
 import voices from '../voices/en.js';
 
 export default {
@@ -18,6 +19,7 @@ export default {
     talk: 'Talk',
     transcribe: 'Transcribe',
     captions: 'Captions',
+    streams: 'Streams',
     voices: 'Voices',
     commands: 'Commands',
   },
@@ -237,6 +239,7 @@ export default {
   captions,
   conversations,
   commands,
+  streams,
   voices,
   fault: {
     waiting: (title, seconds) => `${title}; trying again in ${seconds} s`,
@@ -301,13 +304,23 @@ export default {
     empty_file: ['The file is empty', 'Choose another one.'],
     bad_audio: ['The file has no audio that can be read', 'Check that it plays in a player, or convert it, and add it again.'],
     invalid_url: ['The address is not valid', 'It has to begin with http:// or https:// and lead to an audio or video file.'],
-    url_not_public: ['The address is in a private network', 'Add a recording as a file, or set transcription.private_urls or captions.private_urls on the box.'],
+    url_not_public: ['The address is in a private network', 'Add a recording as a file, or set transcription.private_urls, captions.private_urls or monitoring.private_urls on the box.'],
     source_unreachable: ['The address cannot be reached', 'Check it, or download the recording and add it as a file.'],
     source_rejected: ['The address gives no recording', 'Check that it leads to the file itself and needs no password.'],
     too_many_jobs: ['Too many recordings are waiting', 'Wait until one is done, or delete one.'],
     too_many_uploads: ['Too many uploads are unfinished', 'Finish or cancel one.'],
     no_translation: ['The model cannot translate', 'Switch off “Translate” in the options, or install a multilingual Whisper model.'],
     unknown_job: ['This recording is not on the box', 'It was deleted, has expired, or belongs to another key.'],
+    unknown_monitor: ['This place is not monitored', 'Its monitor was removed.'],
+    monitor_exists: ['This place is monitored already', 'Remove its monitor first.'],
+    monitor_of_file: ['A file of the box names this place', 'Change the file; it is read again at once.'],
+    too_many_monitors: ['Too many places are monitored', 'Remove one; the owner of the box can allow more with monitoring.monitors.'],
+    bad_monitor_config: ['This configuration does not work', 'The reason is below.'],
+    unknown_detection: ['This detection is not on the box', 'Reload the page.'],
+    clip_not_kept: ['The clip is not kept', 'It was muted, or its store no longer has it.'],
+    not_rejected: ['Only a rejected sound can be muted', 'Reject the detection first.'],
+    already_muted: ['This sound is muted already', 'It is in the list of muted sounds.'],
+    no_fingerprint: ['This sound cannot be muted', 'It was found by an older version; take a newer detection of it.'],
     unknown_captions: ['These captions are not on the box', 'They were ended, have expired, or belong to another key.'],
     too_many_captions: ['Too many captions are running', 'End some of them first.'],
     bad_playlist: ['The playlist cannot be read', 'Give the address of the stream itself; HLS streams need the extra “streams” on the box.'],

@@ -1,4 +1,4 @@
-"""The events of captions for their viewers: lines and states are numbered and kept, partial text is replaced."""
+"""The events of captions or monitors for their viewers: numbered and kept, but for partial text, which is replaced."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ import anyio
 
 
 @dataclass(frozen=True)
-class CaptionEvent:
-    """An event of captions."""
+class FeedEvent:
+    """An event of a feed."""
 
     name: str
-    """line, partial, state, gap or end."""
+    """partial, gap, or one of the names that are kept."""
     data: Mapping[str, Any]
     number: int = 0
     """From 1; 0: it is not kept, and does not count."""
 
 
-class CaptionFeed:
+class EventFeed:
     """The last `most` events of captions, and the partial text. Belongs to one event loop. Viewers read at their own
     pace: one that falls behind misses nothing that is kept, and sees only the newest partial text."""
 
     def __init__(self, most: int) -> None:
-        self._kept: deque[CaptionEvent] = deque(maxlen=most)
-        self._partial: CaptionEvent | None = None
+        self._kept: deque[FeedEvent] = deque(maxlen=most)
+        self._partial: FeedEvent | None = None
         self._partials = 0
         """Number of partial texts so far."""
         self._changed = anyio.Event()
@@ -40,14 +40,14 @@ class CaptionFeed:
     def keep(self, name: str, data: Mapping[str, Any]) -> None:
         """Adds an event that is numbered and kept; a line ends the partial text."""
         self.number += 1
-        self._kept.append(CaptionEvent(name, data, self.number))
+        self._kept.append(FeedEvent(name, data, self.number))
         if name == "line":
             self._partial = None
         self._wake()
 
     def partial(self, data: Mapping[str, Any]) -> None:
         """Replaces the partial text."""
-        self._partial = CaptionEvent("partial", data)
+        self._partial = FeedEvent("partial", data)
         self._partials += 1
         self._wake()
 
@@ -56,18 +56,18 @@ class CaptionFeed:
         self.closed, self._partial = True, None
         self._wake()
 
-    def events(self) -> list[CaptionEvent]:
+    def events(self) -> list[FeedEvent]:
         """The events that are kept."""
         return list(self._kept)
 
-    async def follow(self, after: int = 0) -> AsyncIterator[CaptionEvent]:
+    async def follow(self, after: int = 0) -> AsyncIterator[FeedEvent]:
         """The events behind a number, then each as it comes, until the feed is closed. Events that are no longer kept
         are skipped, and a first event `gap` says how many."""
         # A number of another feed, such as one before a restart, is no place in this one.
         after = after if after <= self.number else 0
         first = self._kept[0].number if self._kept else self.number + 1
         if after and first > after + 1:
-            yield CaptionEvent("gap", {"missing": first - after - 1})
+            yield FeedEvent("gap", {"missing": first - after - 1})
         seen = -1
         while True:
             changed = self._changed
