@@ -61,7 +61,7 @@ def test_another_method_is_denied_and_only_clients_of_the_path_learn_which_there
     found = auth.http_operation(method, "/conversations/c0ffee")
     with pytest.raises(MethodNotAllowed) as raised:
         policy.authorize(holder("talk"), found)
-    assert raised.value.methods == ("DELETE", "GET")
+    assert raised.value.methods == ("DELETE", "GET", "PATCH")
     with pytest.raises(Forbidden):
         policy.authorize(holder("operate"), found)
     with pytest.raises(MethodNotAllowed):

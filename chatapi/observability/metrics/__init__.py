@@ -83,12 +83,6 @@ class Metrics:
             "chatapi_history_kept", "1 while conversations are stored on disk, 0 while new ones are only in memory.",
             registry=registry,
         )  # fmt: skip
-        self.wakes = Counter(
-            "chatapi_wakes_total", "Wake-ups of the microphone: by the wake word or by a button.", ["by"],
-            registry=registry,
-        )  # fmt: skip
-        for by in ("word", "button"):
-            self.wakes.labels(by)
         lag = Histogram(
             "chatapi_event_loop_lag_seconds", "Delay of timed tasks in the event loop.",
             buckets=LAG, registry=registry,
@@ -96,9 +90,18 @@ class Metrics:
         self.lag = EventLoopLag(lag.observe)
         self.engine_counts, self.engine_models = EngineCounts(registry), EngineModels(registry)
         self.audio_device = AudioDeviceMetrics(registry)
+        self._of_wakes(registry)
         self.monitoring = MonitoringMetrics(registry)
         self._of_wyoming(registry)
         self.machine = MachineMetrics(registry, data, root)
+
+    def _of_wakes(self, registry: CollectorRegistry) -> None:
+        self.wakes = Counter(
+            "chatapi_wakes_total", "Wake-ups of the microphone: by the wake word or by a button.", ["by"],
+            registry=registry,
+        )  # fmt: skip
+        for by in ("word", "button"):
+            self.wakes.labels(by)
 
     def _of_http(self, registry: CollectorRegistry) -> None:
         self.requests = Counter(
