@@ -40,7 +40,13 @@ def side(starts: Vectors, start: int, end: int) -> npt.NDArray[np.bool_]:
     return inside
 
 
-def _changes(starts: Vectors, vectors: Vectors, first: int, last: int, least: float) -> Iterator[int]:
+def side(starts: npt.NDArray[np.int64], start: int, end: int) -> npt.NDArray[np.bool_]:
+    """Which windows belong to the speech from `start` to `end`, given by the first samples of all windows."""
+    found: npt.NDArray[np.bool_] = (starts >= start - REACH) & (starts + SPEAKER_WINDOW <= end + REACH)
+    return found
+
+
+def _changes(starts: npt.NDArray[np.int64], vectors: Vectors, first: int, last: int, least: float) -> Iterator[int]:
     """The changes between two samples; where the sides are alike by at least `least`, there is none."""
     cuts = range(first + LEAST, last - LEAST + 1, CELL)
     found = [_difference(starts, vectors, (max(first, cut - LOOK), cut, min(last, cut + LOOK))) for cut in cuts]
@@ -54,7 +60,7 @@ def _changes(starts: Vectors, vectors: Vectors, first: int, last: int, least: fl
     yield from _changes(starts, vectors, cut, last, least)
 
 
-def _difference(starts: Vectors, vectors: Vectors, place: tuple[int, int, int]) -> tuple[float, int]:
+def _difference(starts: npt.NDArray[np.int64], vectors: Vectors, place: tuple[int, int, int]) -> tuple[float, int]:
     """Cosine similarity of the mean voices before and after the middle of three samples, 1 where one has no window; and
     the negative number of windows that it is computed from, because a cut beside a change leaves windows out."""
     first, cut, last = place
