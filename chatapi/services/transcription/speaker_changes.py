@@ -34,12 +34,6 @@ def changes(samples: Samples, vectors: Vectors, threshold: float) -> list[int]:
     return [min(quietest(loudness, each // CELL), len(samples)) for each in found]
 
 
-def side(starts: Vectors, start: int, end: int) -> npt.NDArray[np.bool_]:
-    """Which windows belong to the speech from `start` to `end`, given by the first samples of all windows."""
-    inside: npt.NDArray[np.bool_] = (starts >= start - REACH) & (starts + SPEAKER_WINDOW <= end + REACH)
-    return inside
-
-
 def side(starts: npt.NDArray[np.int64], start: int, end: int) -> npt.NDArray[np.bool_]:
     """Which windows belong to the speech from `start` to `end`, given by the first samples of all windows."""
     found: npt.NDArray[np.bool_] = (starts >= start - REACH) & (starts + SPEAKER_WINDOW <= end + REACH)
