@@ -21,7 +21,7 @@ from chatapi.audio.loudness import loudness_normalized
 from chatapi.bench import corpus, wer
 from chatapi.catalog import Catalog
 from chatapi.engines import ConversionWindow, SpeakerEncoder, Transcriber, VoiceConverter, registry
-from chatapi.services.voice_conversion.stream_conversion import FADE, Joint
+from chatapi.services.voice_conversion.stream_conversion import FADE, LIVE, Joint
 
 CORPUS = Path(__file__).parents[1] / "tests" / "corpus"
 MODELS = {"voice_converter": "knn-vc-whisper-base", "speaker": "resemblyzer", "asr": "whisper-base-ct2"}
@@ -119,7 +119,7 @@ def converted(converter: VoiceConverter, samples: Samples, rows: Samples, chunk:
     if not chunk:
         whole = [each.samples for each in converter.convert(samples, rows)]
         return Audio(np.concatenate(whole), converter.rate).at(RATE).samples
-    joint, parts, done, context = Joint(), list[Samples](), 0, LIVE_CONTEXT
+    joint, parts, done, context = Joint(), list[Samples](), 0, LIVE.context
     while done < len(samples):
         last = done + chunk + lookahead >= len(samples)
         end = len(samples) if last else done + chunk
@@ -132,10 +132,6 @@ def converted(converter: VoiceConverter, samples: Samples, rows: Samples, chunk:
             parts.append(joint.feed(each.samples, 0 if last else round(FADE * each.rate / RATE)))
         done = end
     return Audio(np.concatenate(parts), converter.rate).at(RATE).samples
-
-
-LIVE_CONTEXT = 16_000
-"""Samples before a chunk that the engine sees."""
 
 
 def pairs(judges: Judges, part: str, chunk: int = 0, lookahead: int = 0) -> Iterator[PairResult]:

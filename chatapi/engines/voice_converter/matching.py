@@ -27,7 +27,7 @@ FAR, NEAR = -1.3, 0.25
 is so. Eight pairs that are not among the published ones, without the vocoder: with .7 everywhere 5.7 % of the words
 were wrong at a likeness (Resemblyzer) of .769, with .6 5.2 % at .791, with this rule 4.7 % at .809. Of six of them with
 .5 10 % at .82, and without the source's envelope half of the words at .84."""
-USUAL_NEARNESS = (0.5, 0.1)
+USUAL_NEARNESS = (0.35, 0.08)
 """Mean and spread of the nearness of a source of which nothing is known."""
 SMOOTHED = 2
 """Frames before and after each one that have to be alike, too."""
