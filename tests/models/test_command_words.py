@@ -92,7 +92,8 @@ def altered(samples: Samples, number: int) -> Samples:
 
 
 def test_two_hundred_poisoned_samples_do_not_change_what_is_recognized(tmp_path: Path) -> None:
-    """One key says `stop` is `hello`; the others have taught `hello`."""
+    """One key says `stop` is `hello`; another one has taught `hello`."""
+    installed_model("whisper-base-words")
     (tmp_path / "models").symlink_to(MODELS / "models")
     chosen = settings.load([*DEFAULTS, f"data={tmp_path}"], environ={}).settings
     with serving(chosen, load=False) as server, running_jobs(server):
@@ -109,8 +110,7 @@ def test_two_hundred_poisoned_samples_do_not_change_what_is_recognized(tmp_path:
             return [call(classify, each[:16_000], False).label for each in (*hello, *stop)]
 
         before = answers()
-        # Without the word encoder's model fewer are recognized.
-        assert version == 1 and before.count("hello") > len(hello) / 4 and before.count("stop") > len(stop) / 2
+        assert version == 1 and before.count("hello") > len(hello) / 2 and before.count("stop") > len(stop) / 2
         states = [
             call(teaching.submission.submit, altered(stop[number % len(stop)], number + 50), "hello", POISONER)
             for number in range(200)
