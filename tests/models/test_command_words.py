@@ -92,7 +92,8 @@ def altered(samples: Samples, number: int) -> Samples:
 
 
 def test_two_hundred_poisoned_samples_do_not_change_what_is_recognized(tmp_path: Path) -> None:
-    """One key says `stop` is `hello`; the others have taught `hello`."""
+    """One key says `stop` is `hello`; another one has taught `hello`."""
+    installed_model("whisper-base-words")
     (tmp_path / "models").symlink_to(MODELS / "models")
     chosen = settings.load([*DEFAULTS, f"data={tmp_path}"], environ={}).settings
     with serving(chosen, load=False) as server, running_jobs(server):
