@@ -122,7 +122,13 @@ def test_a_recording_is_monitored_and_its_detections_can_be_heard(
 ) -> None:
     fill(trees, *[QUIET] * 4, LOUD, *[QUIET] * 3, None, *[QUIET] * 3)
     with make_server() as server:
-        assert server.client.get("/monitors").json() == {"monitors": [], "ignored": [], "waiting": 0, "fault": ""}
+        assert server.client.get("/monitors").json() == {
+            "monitors": [],
+            "ignored": [],
+            "faults": [],
+            "waiting": 0,
+            "fault": "",
+        }
         assert server.client.get("/detections").json() == {"detections": [], "next": None, "counts": {}}
         answer = server.client.post("/monitors", json=past(trees, mystery=1))
         assert answer.status_code == 201 and answer.headers["location"] == f"/monitors/{PLACE}"
@@ -158,7 +164,7 @@ def test_a_recording_is_monitored_and_its_detections_can_be_heard(
 def test_events_begin_with_everything_and_have_spectra(make_server: Callable[..., Any], trees: TreeServer) -> None:
     fill(trees, *[QUIET] * 4, LOUD, *[QUIET] * 7)
     with make_server() as server, events(server) as stream:
-        assert next(stream) == ("monitors", {"monitors": [], "ignored": [], "waiting": 0, "fault": ""})
+        assert next(stream) == ("monitors", {"monitors": [], "ignored": [], "faults": [], "waiting": 0, "fault": ""})
         server.client.post("/monitors", json=past(trees))
         seen: list[tuple[str, Any]] = []
         for name, data in stream:
@@ -285,6 +291,45 @@ def test_monitors_go_on_after_a_restart_and_paused_ones_stay_paused(
         # The stretch from the first second that was heard to the last one has no hole.
         inner = [each["state"] for each in covered["stretches"][1:-1]]
         assert "unmonitored" not in inner and "missing" not in inner
+
+
+def test_a_file_that_changes_is_read_again_and_the_clip_in_progress_is_not_lost(
+    make_server: Callable[..., Any], trees: TreeServer, tmp_path: Path
+) -> None:
+    # The server's clock is ahead, so that all but the last segment counts as complete.
+    folder = trees.folder(PLACE, time.time() + 1000)
+    for _ in range(4):
+        folder.add(LOUD)
+    text = (
+        "orchestrator_config: {{hls_stream_type: LiveHLS, hls_live_delay_buffer: 0, hls_base_url: '{base}',"
+        " inference_segment_size: {seconds}}}\nlocation_config: [{{location_id: {place}}}{more}]\n"
+    )
+    config = tmp_path / "places.yml"
+    config.write_text(text.format(base=trees.base, seconds=20, place=PLACE, more=""))
+    with make_server(f"monitoring.configs={config}") as server:
+        path = f"/monitors/{PLACE}"
+        first = waited(server.client, path, lambda found: found["scored_seconds"] == 20 and found["heard_seconds"] > 25)
+        assert first["origin"] == "file"
+        answer = server.client.delete(path)
+        assert (answer.status_code, answer.json()["code"]) == (409, "monitor_of_file")
+        # Ten seconds of a clip are there, when the length of the next clips and a second place come.
+        config.write_text(text.format(base=trees.base, seconds=10, place=PLACE, more=", {location_id: rpi_sunset_bay}"))
+        waited(server.client, "/monitors", lambda found: len(found["monitors"]) == 2)
+        assert server.client.get(path).json()["clip_seconds"] == 10
+        for _ in range(3):
+            folder.add(LOUD)
+        waited(server.client, path, lambda found: found["scored_seconds"] == 60)
+        begun = first["scored_until"] - 20
+        clips = [(round(each["start"] - begun), each["seconds"]) for each in stored(server, 4)]
+        assert clips == [(50, 10), (40, 10), (20, 20), (0, 20)]
+        config.write_text("location_config: [")
+        found = waited(server.client, "/monitors", lambda given: given["faults"])
+        assert "no YAML" in found["faults"][0] and len(found["monitors"]) == 2
+        config.write_text(text.format(base=trees.base, seconds=10, place="rpi_sunset_bay", more=""))
+        waited(
+            server.client, "/monitors", lambda given: [each["id"] for each in given["monitors"]] == ["rpi_sunset_bay"]
+        )
+        assert server.client.get("/monitors").json()["faults"] == []
 
 
 @pytest.mark.parametrize(

@@ -73,6 +73,8 @@ class MonitorsModel(ResponseModel):
     monitors: list[MonitorModel]
     ignored: list[str]
     """What of the configuration has no effect."""
+    faults: list[str]
+    """What is wrong with files of the server; their places stay as they were."""
     waiting: int
     """Detections that wait for their store."""
     fault: str

@@ -97,6 +97,7 @@ async def listed(service: MonitoringService, ignored: tuple[str, ...] = ()) -> d
     return {
         "monitors": [each.document() for each in service.all()],
         "ignored": list(ignored),
+        "faults": list(service.files.faults.values()),
         "waiting": waiting,
         "fault": kept.outbox.fault if kept is not None else "",
     }
