@@ -238,7 +238,8 @@ async def test_resumed_speech_before_playback_extends_the_turn(slow_server: Runn
 async def test_pausing_client_gets_speech_started_only_for_a_barge_in(shared_server: RunningServer) -> None:
     async with talking(shared_server) as client:
         updated = await client.detect(SERVER_VAD, chatapi={"pausing": True})
-        assert updated["session"]["chatapi"] == {"pausing": True, "speakers": False, "known_speaker_names": []}
+        others = {"speakers": False, "known_speaker_names": [], "commands": False}
+        assert updated["session"]["chatapi"] == {"pausing": True, **others}
         await client.write("one two three four five six seven eight nine ten " * 4)
         await client.send("response.create")
         timings = (await client.until("chatapi.timings"))["timings"]
