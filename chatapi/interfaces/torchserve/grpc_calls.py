@@ -73,8 +73,7 @@ def management_calls(torchserve: TorchServe) -> Mapping[str, Call]:
 
     async def describe(request: Any, context: Any) -> Any:
         del context
-        found = await management.described(request.model_name, request.model_version or None)
-        return response(msg=text_of(found))
+        return response(msg=text_of(await management.described(request.model_name, request.model_version or None)))
 
     async def listed(request: Any, context: Any) -> Any:
         del context
