@@ -48,6 +48,24 @@ OPERATIONS = [
     ("/captions/{captions}", "GET"),
     ("/captions/{captions}", "DELETE"),
     ("/captions/{captions}/events", "GET"),
+    ("/monitors", "GET"),
+    ("/monitors", "POST"),
+    ("/monitors/{monitor}", "GET"),
+    ("/monitors/{monitor}", "DELETE"),
+    ("/monitors/{monitor}/pause", "POST"),
+    ("/monitors/{monitor}/resume", "POST"),
+    ("/monitors/{monitor}/coverage", "GET"),
+    ("/monitors/{monitor}/events", "GET"),
+    ("/detections", "GET"),
+    ("/detections/export", "GET"),
+    ("/detections/{detection}", "GET"),
+    ("/detections/{detection}", "PATCH"),
+    ("/detections/{detection}/audio", "GET"),
+    ("/detections/{detection}/spectrogram", "GET"),
+    ("/detections/{detection}/record", "GET"),
+    ("/mutes", "GET"),
+    ("/mutes", "POST"),
+    ("/mutes/{mute}", "DELETE"),
     ("/audio-device", "GET"),
     ("/audio-device/press", "POST"),
     ("/audio-device/release", "POST"),
@@ -202,6 +220,9 @@ def test_every_answer_is_as_described(
         if (path, method, reply.status_code) == ("/captions", "POST", 201):
             # Few may run at once.
             open_server.client.delete(f"/captions/{reply.json()['id']}")
+        if (path, method, reply.status_code) == ("/monitors", "POST", 201):
+            for each in reply.json()["monitors"]:
+                open_server.client.delete(f"/monitors/{each['id']}")
         # Schemathesis does not know 431, for a head over the limit, as a rejection.
         hypothesis.assume(reply.status_code != 431)
         # A server may still reject what no schema describes: silence, a prompt of spaces, bytes that are not audio.

@@ -15,7 +15,7 @@ from chatapi.appliance import Appliance
 from chatapi.errors import BadInput, NotFound, Unprocessable, WaitAndRetry
 from chatapi.interfaces.http import openapi
 from chatapi.interfaces.http.job_routes import holder_of, own_id
-from chatapi.interfaces.http.json_body import json_body, media_type
+from chatapi.interfaces.http.json_body import check_plain, json_body, media_type
 from chatapi.interfaces.http.monitor_models import (
     CoverageModel,
     MonitorModel,
@@ -146,7 +146,12 @@ async def _config(request: Request) -> MonitorConfig:
         if not isinstance(body, bytes):
             raise BadInput("the configuration is too large", code="bad_monitor_config")
         return await anyio.to_thread.run_sync(of_text, body)
-    return await json_body(request, "a configuration of places", lambda values: of_document(values, None))
+    return await json_body(request, "a configuration of places", _parsed)
+
+
+def _parsed(values: dict[str, Any]) -> MonitorConfig:
+    check_plain(values)
+    return of_document(values, None)
 
 
 def _check(config: MonitorConfig, private: bool) -> None:

@@ -6,6 +6,7 @@ and `source_url` (a broadcast) or `source_files` (files and folders) instead of 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -24,6 +25,9 @@ LARGEST_FILE = 1 << 20
 LARGEST_TEXT = 1 << 16
 """Bytes of a configuration that a client sends: YAML takes seconds to read a megabyte."""
 MOST_PLACES = 64
+PLACE_ID = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,79}")
+"""It is part of addresses and of the names of files."""
+NAME_CHARS = 200
 Table = Mapping[str, Any]
 
 
@@ -169,12 +173,12 @@ def _merged(shared: Table, own: Table) -> Table:
 
 def _place(table: Table, folder: Path | None) -> PlaceConfig:
     hydrophone = str(table.get("hls_hydrophone_id") or table.get("location_id") or "")
-    if not hydrophone or not all(each.isalnum() or each in "_-." for each in hydrophone) or hydrophone[0] == ".":
-        raise _bad(f"hls_hydrophone_id is {hydrophone!r}; letters, digits, _, - and . are allowed")
+    if not PLACE_ID.fullmatch(hydrophone):
+        raise _bad(f"hls_hydrophone_id is {hydrophone[:80]!r}; 1 to 80 letters, digits, _, - and . are allowed")
     known = orcahello.LOCATIONS.get(hydrophone, Location(hydrophone, hydrophone))
     location = replace(
         known,
-        name=str(table.get("location_name") or known.name),
+        name=str(table.get("location_name") or known.name)[:NAME_CHARS],
         longitude=_number(table, "longitude", known.longitude, -180, 180),
         latitude=_number(table, "latitude", known.latitude, -90, 90),
     )

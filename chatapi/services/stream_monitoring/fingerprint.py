@@ -28,7 +28,7 @@ MARGIN_DB = 4.0
 """What a band has to be above its background to count."""
 MOST_WINDOWS = 8
 """Windows of a clip whose fingerprints are stored."""
-SAME_KIND = 0.9
+SAME_KIND = 0.95
 """Least cosine of two windows of the same kind; docs/monitoring-streams.md has the measurement."""
 
 
