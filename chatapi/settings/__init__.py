@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -303,9 +304,16 @@ def field_of(key: str) -> FieldInfo:
 
 
 def typed(key: str, text: str) -> Any:
-    """Text as a value for a setting: a list is split at its commas; pydantic converts everything else."""
-    many = isinstance(field_of(key).default, tuple)
-    return [item.strip() for item in text.split(",") if item.strip()] if many else text
+    """Text as a value for a setting: a list has brackets as in TOML and JSON, or is split at its commas; pydantic
+    converts everything else."""
+    if not isinstance(field_of(key).default, tuple):
+        return text
+    # [::1] is an address, and no list of TOML.
+    with suppress(toml.TOMLDecodeError):
+        found = toml.loads(f"value = {text}")["value"]
+        if isinstance(found, list):
+            return found
+    return [item.strip() for item in text.split(",") if item.strip()]
 
 
 def _put(tree: dict[str, Any], key: str, value: Any, origin: str) -> None:

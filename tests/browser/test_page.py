@@ -184,6 +184,32 @@ def test_new_conversation_keeps_the_old_one(page: Any, server: str) -> None:
     assert httpx.get(f"{server}/conversations/{conversation}").json()["messages"][0]["text"] == "a question to keep"
 
 
+def test_answer_is_played_and_copied_after_a_reload(page: Any) -> None:
+    page.ask("say it again")
+    page.answered()
+    page.wait(lambda: page.all("#stop")[0].get_attribute("hidden"))
+    page.driver.refresh()
+    page.wait_for(".answer .play")
+    page.wait_for("#status[data-state=ready]")
+    page.press(".answer .play")
+    page.wait(lambda: page.loudest() > 0.1, "the stored answer is not played")
+    page.devtools("Browser.grantPermissions", permissions=["clipboardReadWrite", "clipboardSanitizedWrite"])
+    page.press(".answer .copy")
+    page.wait(lambda: page.one(".answer .copy use").get_attribute("href") == "#icon-done", "it is not copied")
+    assert page.run("return navigator.clipboard.readText()") == page.text(".answer .text")
+
+
+def test_answer_cut_short_is_continued(browse: Browse, serve: Serve) -> None:
+    with serve("llm.max_tokens=3") as server:
+        page = browse(server.url)
+        page.ask("one two three four five six")
+        page.answered()
+        page.press(".answer .continue")
+        page.answered(2)
+        assert page.all(".question .text")[1].text == "Please go on where you stopped."
+        assert len(page.all(".answer .continue")) == 1
+
+
 def test_missing_conversation_starts_a_new_one(page: Any, server: str) -> None:
     page.ask("first question")
     page.answered()

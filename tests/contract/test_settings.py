@@ -69,6 +69,14 @@ def test_missing_settings_file_is_an_error() -> None:
         settings.load(environ={"CHATAPI_CONFIG": "nowhere.toml"})
 
 
+@pytest.mark.parametrize(
+    ("text", "values"),
+    [('["a", "b,c"]', ("a", "b,c")), ("['a']", ("a",)), ("[]", ()), ("[::1]", ("[::1]",)), ("a,[::1]", ("a", "[::1]"))],
+)
+def test_text_in_brackets_is_a_list(text: str, values: tuple[str, ...]) -> None:
+    assert settings.load([f"server.hosts={text}"], environ={}).settings.server.hosts == values
+
+
 def test_comma_separated_text_becomes_a_list() -> None:
     loaded = settings.load(["server.cors_origins=http://a, http://b"], environ={})
     assert loaded.settings.server.cors_origins == ("http://a", "http://b")

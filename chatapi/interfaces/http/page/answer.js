@@ -1,11 +1,14 @@
 /** The view of one streamed answer: its text, its audio, its timings and its errors. */
 
-import { button, element, icon } from './dom.js';
+import { button, element, icon, showIcon } from './dom.js';
 import { messageOf } from './faults.js';
 import { Highlighter, locate, wordsAt } from './highlight.js';
 import { PlayButton } from './playbutton.js';
 import { t } from './texts.js';
 import { timeline } from './timeline.js';
+
+/** How long the button shows that the text was copied, in milliseconds. */
+const COPIED_MS = 1500;
 
 export class Answer {
   #text = document.createTextNode('');
@@ -18,16 +21,21 @@ export class Answer {
   #ranges = new Map();
   #searchFrom = 0;
   #onspoken;
+  #oncontinue;
+  /** Synthesizes the text again; null: the audio arrived with it. */
+  #synthesize = null;
   /** The playback that runs while the answer is streamed; null when there is none. */
   playback = null;
 
   /**
    * @param {import('./player.js').Player} player
    * @param {(words: Range|null) => void} onspoken  called with the text that is spoken now
+   * @param {() => void} oncontinue  asks for the rest of an answer that was cut short
    */
-  constructor(player, onspoken) {
+  constructor(player, onspoken, oncontinue) {
     this.#player = player;
     this.#onspoken = onspoken;
+    this.#oncontinue = oncontinue;
     const who = element('span', { class: 'unseen' }, t('talk.answer'));
     const face = element('span', { class: 'face', 'aria-hidden': 'true' }, ...Array.from({ length: 4 }, () => element('i')));
     this.element = element('li', { class: 'message answer', 'aria-busy': 'true' }, face, who, this.#phase, this.#paragraph, this.#foot);
@@ -76,16 +84,28 @@ export class Answer {
     this.#onspoken(words);
   }
 
-  restored(text) {
+  /**
+   * Shows a stored answer, whose audio is not stored.
+   * @param {() => Promise<import('./player.js').Chunk[]>} synthesize
+   */
+  restored(text, synthesize) {
+    this.#synthesize = synthesize;
     this.add(text);
     this.#complete();
+    this.#footer();
   }
 
   /** @param {object} end  the `end` event */
   ended(end, here) {
     this.#complete();
     this.#footer(timeline(end, here));
-    if (end.finish_reason === 'length') this.#remark(t('talk.truncated'));
+    if (end.finish_reason !== 'length') return;
+    this.#remark(t('talk.truncated'));
+    const proceed = button(t('talk.continue'), () => {
+      proceed.remove();
+      this.#oncontinue();
+    }, { class: 'plain continue' });
+    this.element.append(proceed);
   }
 
   /** Shows that the user stopped the answer. */
@@ -132,12 +152,29 @@ export class Answer {
   }
 
   #footer(...parts) {
-    if (this.#chunks.length) {
-      const play = new PlayButton(this.#player, () => this.#chunks, 'answer', (chunk) => this.showPlaying(chunk));
+    if (this.#chunks.length || this.#synthesize) {
+      const play = new PlayButton(this.#player, () => this.#audio(), 'answer', (chunk) => this.showPlaying(chunk));
       this.#foot.append(play.element);
       if (this.playback?.playing) play.follow(this.playback);
     }
     this.#foot.append(...parts);
+    // Browsers have it on pages of this machine and over HTTPS only.
+    if (this.started && navigator.clipboard) this.#foot.append(this.#copyButton());
+  }
+
+  async #audio() {
+    if (!this.#chunks.length) for (const chunk of await this.#synthesize()) this.addAudio(chunk);
+    return this.#chunks;
+  }
+
+  #copyButton() {
+    const copy = button('', async () => {
+      await navigator.clipboard.writeText(this.text);
+      showIcon(copy, 'done');
+      setTimeout(() => showIcon(copy, 'copy'), COPIED_MS);
+    }, { class: 'round copy', 'aria-label': t('talk.copy'), title: t('talk.copy') });
+    copy.append(icon('copy'));
+    return copy;
   }
 
   #remark(words) {

@@ -1,6 +1,7 @@
 /** A conversation: its history and its current turn, one turn at a time. */
 
 import { preferences } from './preferences.js';
+import { samplesOf } from './player.js';
 import { Fault } from './faults.js';
 import { t } from './texts.js';
 import { Turn } from './turn.js';
@@ -14,6 +15,9 @@ const FIX_IN_FIELD = ['prompt_too_long'];
 const UNREACHABLE = ['unreachable', 'broken_off', 'silent'];
 /** Faults that the user fixes in the settings. */
 const FIX_IN_SETTINGS = ['unknown_voice', 'unknown_language'];
+
+/** Sample rate of PCM in OpenAI's speech route, in hertz. */
+const PCM_RATE = 24_000;
 
 export class Conversation {
   #api;
@@ -39,6 +43,7 @@ export class Conversation {
     this.#player = player;
     this.#thread = thread;
     this.#callbacks = callbacks;
+    thread.oncontinue = () => this.ask(t('talk.continue_prompt'));
   }
 
   get busy() {
@@ -54,7 +59,7 @@ export class Conversation {
       const { messages } = await this.#api.get(`conversations/${encodeURIComponent(id)}`);
       for (const { role, text } of messages) {
         if (role === 'user') this.#thread.question(text);
-        else this.#thread.answer().restored(text);
+        else this.#thread.answer().restored(text, () => this.#synthesize(text));
       }
     } catch (error) {
       const fault = Fault.from(error);
@@ -105,6 +110,14 @@ export class Conversation {
   forgotten() {
     preferences.conversation = '';
     this.#thread.remark(t('talk.forgotten'));
+  }
+
+  /** The speech of a stored answer. */
+  async #synthesize(input) {
+    const body = JSON.stringify({ model: 'default', input, voice: preferences.voice || 'default', response_format: 'pcm' });
+    const headers = { 'Content-Type': 'application/json' };
+    const response = await this.#api.request('v1/audio/speech', { method: 'POST', headers, body });
+    return [{ samples: samplesOf(await response.arrayBuffer()), rate: PCM_RATE, text: '' }];
   }
 
   #options() {

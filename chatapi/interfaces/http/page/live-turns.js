@@ -1,7 +1,7 @@
 /** The turns of a live conversation: shows and plays them, and stops playback on a barge-in. */
 
 import { LiveAnswer } from './live-answer.js';
-import { samplesOf } from './player.js';
+import { bytesOf, samplesOf } from './player.js';
 import { faultOf, RATE } from './realtime.js';
 
 /** Time from a transcript to the start of its response, in milliseconds; some utterances ("stop") get none. */
@@ -32,7 +32,7 @@ export class LiveTurns {
     'response.created': ({ response }) => this.#responseStarted(response),
     'response.output_item.added': ({ item }) => this.#items.set(item.id, this.#answer.element),
     'response.output_audio_transcript.delta': ({ delta }) => this.#answer?.write(delta),
-    'response.output_audio.delta': ({ delta }) => this.#addAudio(samplesOf(delta)),
+    'response.output_audio.delta': ({ delta }) => this.#addAudio(samplesOf(bytesOf(delta))),
     'chatapi.speech': (event) => this.#answer?.addSpan(event),
     'chatapi.output_audio.paused': () => this.#paused(true),
     'chatapi.output_audio.resumed': () => this.#paused(false),

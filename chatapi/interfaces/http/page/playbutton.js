@@ -11,7 +11,7 @@ export class PlayButton {
 
   /**
    * @param {import('./player.js').Player} player
-   * @param {() => import('./player.js').Chunk[]} chunks
+   * @param {() => import('./player.js').Chunk[]|Promise<import('./player.js').Chunk[]>} chunks
    * @param {'answer'|'recording'} name  what the audio is
    * @param {(chunk: import('./player.js').Chunk|null) => void} [onchunk]
    */
@@ -26,7 +26,12 @@ export class PlayButton {
 
   async #press(onchunk) {
     if (this.#playback?.playing) return this.#playback.stop();
-    return this.follow(this.#player.play(this.#chunks(), onchunk));
+    this.element.setAttribute('aria-busy', 'true');
+    try {
+      return this.follow(this.#player.play(await this.#chunks(), onchunk));
+    } finally {
+      this.element.removeAttribute('aria-busy');
+    }
   }
 
   /** Shows a running playback; a press stops it. */

@@ -14,13 +14,17 @@ const PATIENCE = 800;
  * @property {string} text  the spoken text, or ''
  */
 
-/** Decodes base64 of 16-bit little-endian PCM to samples between -1 and 1. */
-export function samplesOf(base64) {
-  const bytes = Uint8Array.from(atob(base64), (character) => character.charCodeAt(0));
-  const view = new DataView(bytes.buffer);
-  const samples = new Float32Array(bytes.length >> 1);
+/** 16-bit little-endian PCM as samples between -1 and 1. */
+export function samplesOf(buffer) {
+  const view = new DataView(buffer);
+  const samples = new Float32Array(view.byteLength >> 1);
   for (let i = 0; i < samples.length; i += 1) samples[i] = view.getInt16(2 * i, true) / 32768;
   return samples;
+}
+
+/** The bytes of base64, as a buffer. */
+export function bytesOf(base64) {
+  return Uint8Array.from(atob(base64), (character) => character.charCodeAt(0)).buffer;
 }
 
 /** The page's audio output: at most one playback runs at a time. */

@@ -45,6 +45,8 @@ export class Thread {
   #follows = true;
   #spoken = null;
   #scrollTarget = 0;
+  /** Called when the rest of an answer that was cut short is wanted. */
+  oncontinue = () => {};
 
   /** @param {import('./player.js').Player} player */
   constructor(player) {
@@ -71,7 +73,7 @@ export class Thread {
     const view = new Answer(this.#player, (words) => {
       this.#spoken = words;
       if (words) this.#follow();
-    });
+    }, () => this.oncontinue());
     this.#add(view, question?.element);
     return view;
   }

@@ -1,7 +1,7 @@
 /** One turn: sends the question, waits and retries, and shows and plays the streamed answer. */
 
 import { Fault } from './faults.js';
-import { samplesOf } from './player.js';
+import { bytesOf, samplesOf } from './player.js';
 import { t } from './texts.js';
 
 /** Time without events before the page shows it, and before it times out, in milliseconds (the box: 120 s). */
@@ -144,7 +144,7 @@ export class Turn {
       this.#here.text ??= this.#elapsed();
       this.#answer.add(data.text);
     } else if (name === 'speech') {
-      this.#play({ samples: samplesOf(data.audio), rate: data.rate, text: data.text });
+      this.#play({ samples: samplesOf(bytesOf(data.audio)), rate: data.rate, text: data.text });
     } else if (name === 'end') {
       this.#playback?.finish();
       this.#answer.ended(data, this.#here);
