@@ -1,4 +1,4 @@
-"""Voice conversion: word and character errors, likeness to the target, and how well converted speech is told from real.
+"""Voice conversion: word and character errors, likeness to the target, and whether converted speech passes as real.
 
 python benchmarks/conversion.py                    # the held-out pairs: five sources, six targets
 python benchmarks/conversion.py --part tune        # the pairs on which settings are chosen
@@ -165,7 +165,7 @@ def real_scores(judges: Judges, part: str) -> list[float]:
 
 def equal_error_rate(real: Sequence[float], made: Sequence[float]) -> float:
     """The error rate at the threshold where as many real ones are below it as made ones are above; 0.5: they cannot be
-    told apart."""
+    distinguished."""
     best = min(
         ((float(np.mean(np.array(real) < at)), float(np.mean(np.array(made) >= at))) for at in sorted({*real, *made})),
         key=lambda each: abs(each[0] - each[1]),

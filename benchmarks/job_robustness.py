@@ -5,7 +5,7 @@ Every accepted job must end with the text that it has without any of that, or sa
     .venv/bin/python benchmarks/job_robustness.py kills --kills 50
     .venv/bin/python benchmarks/job_robustness.py disk|source|upload
 
-`disk` mounts a small file system, which needs root. The exit status is 1 when a job did not end so.
+`disk` mounts a small file system (root). The exit status is 1 when a job did not end so.
 """
 
 from __future__ import annotations
@@ -39,8 +39,7 @@ from chatapi.storage import atomic_files
 from chatapi.storage.layout import DataDirectory
 
 MODEL = "whisper-tiny.en-ct2"
-REAL = ("asr", "vad")
-"""Roles with their own engines; those of the others are fake ones, which need no memory."""
+REAL = ("asr", "vad")  # the others are fake ones, which need no memory
 LENGTHS = (45.0, 400.0, 90.0, 20.0, 700.0, 150.0)
 """Lengths of the recordings, in seconds: short ones, and ones of several parts."""
 READY = 0.8

@@ -1,6 +1,6 @@
 """`dlserver server.ini`: serves command recognition as the server that chatapi replaces was started.
 
-The file has the address to listen on and the folder of the data. Its sections are not told apart, and the names of its
+The file has the address to listen on and the folder of the data. Its sections make no difference, and the names of its
 keys are those of NAMES; any other key is rejected, so that no setting is lost unnoticed.
 """
 

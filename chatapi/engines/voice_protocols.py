@@ -162,7 +162,7 @@ class CommandClassifier(Protocol):
 
 
 class WordEncoder(Protocol):
-    """Embeddings of short clips by which words are told apart that a command classifier does not know."""
+    """Embeddings of short clips that distinguish words which a command classifier does not know."""
 
     features: str
     """Name of the form of its embeddings; what was taught with another form cannot be used."""

@@ -123,7 +123,7 @@ class CommandSettings(OnDemandRoleSettings):
 
 
 class WordEncoderSettings(OnDemandRoleSettings):
-    """The encoder of clips by which commands are told apart that users teach; without its model the command
+    """The encoder of clips that distinguishes taught commands; without its model the command
     classifier's own network encodes them."""
 
     engine: str = Field("whisper_words", json_schema_extra=LIVE)

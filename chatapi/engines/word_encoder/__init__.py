@@ -1,4 +1,4 @@
-"""Word encoding engines: vectors that are alike for the same word, by which words are told apart that users teach."""
+"""Word encoding engines: vectors that are alike for the same word, by which taught words are distinguished."""
 
 from __future__ import annotations
 

@@ -159,12 +159,12 @@ class Captioner:
         try:
             found = await self._speakers.stretches(speech, self._priority)
         except ChatapiError as error:
-            log.warning("the speaker is not told apart: %s", error.message)
+            log.warning("the speaker is not distinguished: %s", error.message)
             return [line]
         begin = line.end - len(speech) / RATE
         if len(found) > 1 and begin <= line.start + STEP / RATE and (parts := await self._parts(line, speech, found)):
             return parts
-        # Of several that are not told apart, who speaks longest.
+        # Of several that are not distinguished, who speaks longest.
         longest = max(found, key=lambda each: each.end - each.start, default=None)
         return [replace(line, speaker=longest.label if longest is not None else "")]
 

@@ -42,7 +42,7 @@ class WordFeatures:
         except (ModelError, NotFound, SettingsError) as error:
             if error.message != self._missing:
                 self._missing = error.message
-                log.info("taught commands are told apart by the classifier's network: %s", error.message)
+                log.info("taught commands are distinguished by the classifier's network: %s", error.message)
             return None
 
     async def usable(self, classifier: CommandClassifier) -> WordEncoder | None:

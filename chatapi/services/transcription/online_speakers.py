@@ -98,7 +98,7 @@ class OnlineSpeakers:
         try:
             return await self.label(samples, priority)
         except ChatapiError as error:
-            log.warning("the speaker is not told apart: %s", error.message)
+            log.warning("the speaker is not distinguished: %s", error.message)
             return ""
 
     async def _threshold(self, priority: Priority) -> float:

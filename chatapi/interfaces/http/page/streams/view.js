@@ -70,7 +70,7 @@ class Feed {
         for await (const { name, data } of api.events('monitors/all/events', signal)) this.#take(name, data);
       } catch (error) {
         const { status } = Fault.from(error);
-        // A key that may not see the places is told so by the frame.
+        // A key that may not see the places gets this message from the frame.
         if (signal.aborted || status === 401 || status === 403) return;
       }
       await new Promise((resolve) => { setTimeout(resolve, PAUSE_MS); });
