@@ -68,8 +68,7 @@ def recordings(count: int, seed: int) -> list[Recording]:
     found = []
     for number in range(count):
         samples, sentences = stitched(LENGTHS[number % len(LENGTHS)], seed + number)
-        name = f"recording-{number}.wav"
-        found.append(Recording(name, wav(Audio(samples, RATE)), sentences, len(samples) / RATE))
+        found.append(Recording(f"recording-{number}.wav", wav(Audio(samples, RATE)), sentences, len(samples) / RATE))
     return found
 
 
@@ -119,9 +118,7 @@ class Server:
 
     def submit(self, recording: Recording) -> str:
         """The id of the accepted job. Raises httpx.TransportError, httpx.HTTPStatusError."""
-        answer = self.post(recording)
-        answer.raise_for_status()
-        return str(answer.json()["id"])
+        return str(self.post(recording).raise_for_status().json()["id"])
 
     def job(self, job: str) -> dict[str, Any]:
         found: dict[str, Any] = self.client.get(f"/jobs/{job}").json()
@@ -138,8 +135,7 @@ class Server:
 
     def result(self, job: str) -> dict[str, Any]:
         answer = self.client.get(f"/jobs/{job}/result", params={"format": "json"})
-        answer.raise_for_status()
-        document: dict[str, Any] = answer.json()
+        document: dict[str, Any] = answer.raise_for_status().json()
         return document
 
 
