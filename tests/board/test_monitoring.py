@@ -33,6 +33,7 @@ from chatapi.observability.metrics import Metrics
 from chatapi.settings import MlcSettings, Settings
 from conftest import FAKE_ENGINES, RunningServer, serving, tone
 from fake_plugins import plug_ins_in
+from hls_tree_server import TreeServer, segment, serving_trees
 from mlc_model import compiled_model, mlc_llm
 from paths import ROOT
 from reading_engine import add_model
@@ -127,6 +128,10 @@ def prometheus(folder: Path, server: RunningServer) -> Iterator[PrometheusClient
             running.terminate()
 
 
+WATCHING = ("monitoring.private_urls=true",)
+LOUD = segment(10, 3000, 0.3)
+
+
 async def talk(server: RunningServer) -> None:
     """A live conversation of one turn, through the Realtime API."""
     async with talking(server, key=KEY) as client:
@@ -152,10 +157,31 @@ def convert_voices(server: RunningServer) -> None:
             pass
 
 
+def watch_places(server: RunningServer, trees: TreeServer) -> None:
+    """A live place with calls, and a past minute of one in which a segment is missing."""
+    shared = {"hls_base_url": trees.base, "inference_segment_size": 10}
+    folder = trees.folder("rpi_watched", time.time() - 60)
+    # The server's clock is ahead, so that there is enough audio at once.
+    for content in [LOUD] * 12:
+        folder.add(content)
+    live = {"hls_hydrophone_id": "rpi_watched", "hls_stream_type": "LiveHLS", "hls_live_delay_buffer": 0}
+    server.client.post("/monitors", json=shared | live).raise_for_status()
+    # Two seconds before 2020-11-30 00:00 US/Pacific.
+    folder = trees.folder("rpi_past", 1_606_723_198)
+    for content in (LOUD, LOUD, LOUD, None, LOUD, LOUD, LOUD):
+        folder.add(content)
+    past = {
+        "hls_hydrophone_id": "rpi_past", "hls_stream_type": "DateRangeHLS",
+        "hls_start_time_pst": "2020-11-30 00:00", "hls_end_time_pst": "2020-11-30 00:01",
+    }  # fmt: skip
+    server.client.post("/monitors", json=shared | past).raise_for_status()
+
+
 def generate_traffic(server: RunningServer) -> None:
-    """Text and voice in, text and voice out, a rejected request, conversions, and a live turn."""
+    """Text and voice in, text and voice out, a rejected request, conversions, a command, and a live turn."""
     convert_voices(server)
     audio = wav(Audio(tone(0.5), RATE))
+    assert server.client.post("/commands/classify", content=audio, headers={"content-type": "audio/wav"}).is_success
     for query in ("", "?reply=voice"):
         headers = {"content-type": "audio/wav"}
         assert server.client.post(f"/completion{query}", content=audio, headers=headers).status_code == 200
@@ -193,7 +219,7 @@ def prometheus_with_data(
     folder = tmp_path_factory.mktemp("watched")
     data = tmp_path_factory.mktemp("data") / "data"
     add_model(data, "one", "uno")
-    given = [*FAKE_ENGINES, *READING, f"data={data}", f"server.api_key={KEY}", *WEBHOOK]
+    given = [*FAKE_ENGINES, *READING, *WATCHING, f"data={data}", f"server.api_key={KEY}", *WEBHOOK]
     chosen = settings.load(given, environ={}).settings
     with closing(JobStore(data)) as store:
         store.add(JobRequest("work"))
@@ -201,7 +227,10 @@ def prometheus_with_data(
         server.client.headers["authorization"] = f"Bearer {KEY}"
         server.appliance.microphone = FakeAudioDevice()
         server.appliance.metrics.engine_counts.source = mlc_engine.counts
-        with prometheus(folder, server) as client, running_jobs(server):
+        with prometheus(folder, server) as client, running_jobs(server), serving_trees() as trees:
+            watch_places(server, trees)
+            for watched in ("detections", "missing_seconds"):
+                client.until(f"sum(chatapi_monitor_{watched}_total)", lambda seen: seen >= 1)
             for turns in (5, 10):
                 generate_traffic(server)
                 list(mlc_engine.generate([PromptMessage("user", "Tell me about the sea.")], Sampling(max_tokens=5)))

@@ -115,7 +115,8 @@ def test_language_is_that_of_the_browser_until_another_one_is_selected(browse: B
     page.devtools("Emulation.setUserAgentOverride", userAgent=agent, acceptLanguage="de-AT,en")
     page.open(server)
     assert page.run("return document.documentElement.lang") == "de"
-    assert [each.text for each in page.all("nav a")] == ["Sprechen", "Transkribieren", "Untertitel", "Stimmen"]
+    views = ["Sprechen", "Transkribieren", "Untertitel", "Streams", "Stimmen", "Befehle"]
+    assert [each.text for each in page.all("nav a")] == views
     assert page.text("#status") == "Bereit"
     page.press("#open-options")
     page.run("const field = document.getElementById('page-language'); field.value = 'en';"

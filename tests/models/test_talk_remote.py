@@ -308,7 +308,7 @@ async def test_deleted_conversation_is_replaced_after_a_reconnect(
             await run.until("reconnected")
             assert "no such conversation" in await run.until("error")
             assert [words for kind, words in run.events if kind == "disconnected"] == [
-                f"the connection to {server.url} was lost"
+                f"the connection to {server.url} was lost: no close frame received or sent"
             ]
             run.devices.capture(*sound)
             await run.until("answer", 2)

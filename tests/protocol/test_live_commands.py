@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import anyio
+import numpy as np
 import pytest
 
 from chatapi import settings
@@ -32,7 +34,10 @@ async def test_a_command_with_an_action_speaks_a_phrase_and_is_not_answered(tmp_
     with serving(settings.load(chosen, environ={}).settings) as server:
         async with talking(server) as client:
             await client.detect(SERVER_VAD, chatapi={"commands": True})
-            await client.say(silence(0.3), speech(0.8), silence(0.8))
+            # In real time, as people speak: what is left of the command after its detection is no barge-in.
+            for part in np.array_split(np.concatenate([silence(0.3), speech(0.8), silence(0.8)]), 19):
+                await client.say(part)
+                await anyio.sleep(0.1)
             await client.until("chatapi.command")
             done = (await client.until("response.done"))["response"]
             assert (done["status"], done["output"][0]["content"][0]["transcript"]) == ("completed", "Good morning.")

@@ -96,7 +96,7 @@ def authenticated(keyring: Keyring, scope: Scope, headers: Headers) -> KeyHolder
     """
     offered = key_headers.offered_keys(headers, scope.get("subprotocols", ()))
     if not offered and scope["type"] == "http":
-        query = QueryParams(scope["query_string"])
+        query = QueryParams(scope.get("query_string", b""))
         if (holder := keyring.follow_link(scope["method"], scope["path"], query)) is not None:
             return holder
     return keyring.authenticate(offered, client_of(scope))
