@@ -35,8 +35,8 @@ def run_fuzzer(folder: Path, engines: str, inputs: int, seconds: float, *more: s
 
     async def run() -> None:
         await campaign.run(inputs, seconds, corpus())
-        # After this short warm-up memory may grow more than in a long run.
-        judge_usage_change(judge, campaign.usage_change, 0.3)
+        # After this short warm-up memory may grow more than in a long run: 57 MiB after 3,000 inputs, and after 7,400.
+        judge_usage_change(judge, campaign.usage_change, 0.4)
         if files:
             await CommandLine(folder, engines, judge).run(SEED, files)
 
