@@ -164,7 +164,7 @@ class Captioner:
         begin = line.end - len(speech) / RATE
         if len(found) > 1 and begin <= line.start + STEP / RATE and (parts := await self._parts(line, speech, found)):
             return parts
-        # Of several that are not distinguished, who speaks longest.
+        # Speakers that cannot be separated count as the one with the most speech.
         longest = max(found, key=lambda each: each.end - each.start, default=None)
         return [replace(line, speaker=longest.label if longest is not None else "")]
 
